@@ -1,0 +1,217 @@
+"""Parameters: named arrays that are views of one flat, 64-byte aligned vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _check
+
+__all__ = ["Parameters", "initialise", "lstm_shapes", "lstm_weights"]
+
+Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
+Weights: TypeAlias = "tuple[NDArray[Any] | None, ...]"
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+_LSTM = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_peephole_l0")
+_SYMBOLS = {"weight_ih": "(4*H, I)", "weight_hh": "(4*H, H)", "bias": "(4*H,)", "weight_peephole": "(3, H)"}
+
+
+class Parameters(Mapping[str, NDArray[Any]]):
+    """Mapping from parameter name to a writable array, each a view of `flat`.
+
+    ``parameters[name] = value`` copies `value` into the array after a check of its shape; names cannot be
+    added or removed. Reading, an in-place change of an array and a change of `flat` all see the same
+    memory.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Names in order, and the shape of each.
+    dtype : numpy.dtype
+        float32 or float64.
+
+    Examples
+    --------
+    >>> import bptt
+    >>> parameters = bptt.LSTM(3, 2, seed=0).parameters
+    >>> parameters["weight_ih_l0"].shape, parameters.flat.shape
+    ((8, 3), (56,))
+    >>> parameters.flat[:] = 0.5
+    >>> float(parameters["bias_hh_l0"][7])
+    0.5
+    """
+
+    __slots__ = ("_flat", "_shapes", "_views")
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
+        self._shapes = dict(shapes)
+        sizes = [_product(shape) for shape in self._shapes.values()]
+        self._flat = _aligned_empty(sum(sizes), dtype)
+        self._name_views()
+
+    def _name_views(self) -> None:
+        self._views: dict[str, NDArray[Any]] = {}
+        start = 0
+        for name, shape in self._shapes.items():
+            end = start + _product(shape)
+            self._views[name] = self._flat[start:end].reshape(shape)
+            start = end
+
+    @property
+    def flat(self) -> NDArray[Any]:
+        """All parameters in one vector, in the order of the names."""
+        return self._flat
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shape of each parameter."""
+        return dict(self._shapes)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        view = self._views[name]
+        if value is not view:
+            view[...] = self._read(name, value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    __eq__ = object.__eq__  # Mapping's would compare arrays for truth
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        items = ", ".join(f"{name}: {shape}" for name, shape in self._shapes.items())
+        return f"Parameters({self._flat.dtype}, {self._flat.size} numbers: {items})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._shapes, self._flat, self._flat.flags.writeable)
+
+    def _read(self, name: str, value: Any) -> NDArray[Any]:
+        """Return `value` as an array of real numbers of the shape that `name` has."""
+        array = _check.numeric(name, value)
+        _check.shape(name, array.shape, _symbols(name), self._shapes[name])
+        return array
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Copy in every parameter from `values`; nothing changes unless all names and shapes are right.
+
+        Parameters
+        ----------
+        values : mapping of str to array_like
+            The same names and shapes; any real dtype, converted to this one.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape differs.
+        TypeError
+            If a value is not an array of real numbers.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"state_dict: expected a mapping, got {type(values).__name__}")
+        _check.names("state_dict", values, self._shapes)
+        staged = Parameters(self._shapes, self._flat.dtype)
+        for name, view in staged.items():
+            view[...] = self._read(name, values[name])
+        self._flat[...] = staged.flat
+
+    def astype(self, dtype: np.dtype[Any]) -> Parameters:
+        """Return a copy, converted to `dtype`."""
+        copy = Parameters(self._shapes, dtype)
+        copy.flat[...] = self._flat
+        return copy
+
+    def laid_out_as(self, other: Parameters) -> bool:
+        """Return whether the vector of `other` has the same names and shapes in the same order."""
+        return list(self._shapes.items()) == list(other._shapes.items())
+
+    def empty_like(self) -> Parameters:
+        """Return uninitialised parameters of the same names, shapes and dtype, for gradients."""
+        return Parameters(self._shapes, self._flat.dtype)
+
+    def read_only(self) -> Parameters:
+        """Make every array, present views excepted, refuse writing from now on; return self."""
+        self._flat.flags.writeable = False
+        self._name_views()
+        return self
+
+
+def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
+    parameters = Parameters(shapes, flat.dtype)
+    parameters.flat[...] = flat
+    return parameters if writeable else parameters.read_only()
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for value in shape:
+        product *= value
+    return product
+
+
+def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an uninitialised vector that starts at a multiple of `ALIGNMENT` bytes."""
+    raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
+    return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+def _symbols(name: str) -> str:
+    """Spell the shape of a parameter in letters."""
+    for prefix, symbols in _SYMBOLS.items():
+        if name.startswith(prefix):
+            return symbols
+    return "shape"
+
+
+def lstm_shapes(input_size: int, hidden_size: int, bias: bool, peephole: bool) -> Shapes:
+    """Return the names and shapes of an LSTM's parameters: those of torch.nn.LSTM, and the peepholes.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias, peephole : bool
+        Whether there are biases and peephole weights.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        In the order in which the kernels take them; gates i, f, g, o, peepholes i, f, o.
+    """
+    H4 = 4 * hidden_size
+    shapes: Shapes = {"weight_ih_l0": (H4, input_size), "weight_hh_l0": (H4, hidden_size)}
+    if bias:
+        shapes |= {"bias_ih_l0": (H4,), "bias_hh_l0": (H4,)}
+    if peephole:
+        shapes["weight_peephole_l0"] = (3, hidden_size)
+    return shapes
+
+
+def lstm_weights(parameters: Mapping[str, NDArray[Any]]) -> Weights:
+    """Return the arrays as the kernels take them: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole."""
+    return tuple(parameters.get(name) for name in _LSTM)
+
+
+def initialise(parameters: Parameters, bound: float, seed: Any) -> None:
+    """Draw every parameter from the uniform distribution between -bound and bound, as torch.nn does.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Overwritten.
+    bound : float
+        1/sqrt(H) for a recurrent layer.
+    seed : None, int, numpy.random.Generator, ...
+        What `numpy.random.default_rng` takes. The same seed gives the same numbers, rounded to the dtype.
+    """
+    parameters.flat[...] = np.random.default_rng(seed).uniform(-bound, bound, parameters.flat.size)
