@@ -1,0 +1,158 @@
+"""The functions of the compiled module, served by the NumPy specification.
+
+Same names, arguments and meaning as ``bptt._core``, so that every caller runs on either. `threads` is taken
+and not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+
+__all__ = ["LSTM", "Packed", "Stream", "active_variant", "backward", "forward", "pack"]
+
+LSTM = 0
+Array: TypeAlias = "NDArray[Any]"
+Parameters: TypeAlias = "tuple[Array | None, ...]"
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+
+
+class Packed:
+    """A copy of the weights; there is nothing to pack for NumPy."""
+
+    variant = "reference"
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = tuple(None if array is None else array.copy() for array in parameters)
+
+
+def pack(cell: int, threads: int, parameters: Parameters) -> Packed:
+    """Return a copy of the weights."""
+    return Packed(parameters)
+
+
+def active_variant() -> str:
+    """Return the name that stands for these functions."""
+    return "reference"
+
+
+def forward(
+    cell: int,
+    threads: int,
+    parameters: Parameters | None,
+    packed: Packed | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    output: Array,
+    h_n: Array,
+    c_n: Array,
+    cells: Array | None,
+    gates: Array | None,
+) -> None:
+    """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
+    weights = _named(packed.parameters if packed is not None else parameters)
+    results = reference.lstm_forward(x, _or_zeros(h_0, h_n), _or_zeros(c_0, c_n), weights)
+    for target, result in zip((output, h_n, c_n, cells, gates), results, strict=True):
+        if target is not None:
+            target[...] = result
+
+
+def backward(
+    cell: int,
+    threads: int,
+    parameters: Parameters,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    output: Array,
+    cells: Array,
+    gates: Array,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    d_c_n: Array | None,
+    d_x: Array | None,
+    d_h_0: Array | None,
+    d_c_0: Array | None,
+    d_parameters: Parameters,
+    d_hidden: Array | None,
+    d_cells: Array | None,
+) -> None:
+    """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells."""
+    state = np.empty((output.shape[1], output.shape[2]), output.dtype)
+    dx, dh, dc, d_weights, hidden, all_cells = reference.lstm_backward(
+        x,
+        _or_zeros(h_0, state),
+        _or_zeros(c_0, state),
+        _named(parameters),
+        output,
+        cells,
+        gates,
+        _or_zeros(d_output, output),
+        _or_zeros(d_h_n, state),
+        _or_zeros(d_c_n, state),
+    )
+    targets = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
+    for target, result in zip(targets, (dx, dh, dc, hidden, all_cells), strict=True):
+        if target is not None:
+            target[...] = result
+    for name, target in _named(d_parameters).items():
+        target[...] = d_weights[name]
+
+
+def _named(parameters: Parameters | None) -> dict[str, Array]:
+    assert parameters is not None
+    return {n: array for n, array in zip(_NAMES, parameters, strict=True) if array is not None}
+
+
+def _or_zeros(array: Array | None, like: Array) -> Array:
+    return np.zeros_like(like) if array is None else array
+
+
+class Stream:
+    """One sequence, or a batch of them, step by step; `h` and `c` (B,H) are updated in place.
+
+    A `batch_size` of 0 with states of one row means unbatched: x (I,), output (H,).
+    """
+
+    def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array) -> None:
+        self._weights = _named(packed.parameters)
+        self._h, self._c = h, c
+        H4, I = self._weights["weight_ih"].shape
+        batched = batch_size > 0 or len(h) == 0
+        self._x_shape = (batch_size, I) if batched else (I,)
+        self._out_shape = (batch_size, H4 // 4) if batched else (H4 // 4,)
+
+    def step(self, x: Any, out: Array | None = None) -> Array:
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
+        dtype = self._h.dtype
+        array = np.asarray(x)
+        if array.dtype not in (dtype, np.dtype(np.float32)):
+            raise TypeError(f"x: expected {dtype}, the dtype of the engine, got {array.dtype}")
+        if array.shape != self._x_shape:
+            raise ValueError(f"x: expected shape {self._x_shape}, got {array.shape}")
+        if out is not None:
+            self._check_out(out, array)
+        sequence = array.astype(dtype).reshape(1, len(self._h), self._weights["weight_ih"].shape[1])
+        h, c = reference.lstm_forward(sequence, self._h, self._c, self._weights)[1:3]
+        self._h[...], self._c[...] = h, c
+        out = np.empty(self._out_shape, dtype) if out is None else out
+        out[...] = h.reshape(self._out_shape)
+        return out
+
+    def _check_out(self, out: Array, x: Array) -> None:
+        if type(out) is not np.ndarray or out.dtype != self._h.dtype:
+            raise TypeError(
+                f"out: expected an array of {self._h.dtype}, got {getattr(out, 'dtype', type(out))}"
+            )
+        if out.shape != self._out_shape:
+            raise ValueError(f"out: expected shape {self._out_shape}, got {out.shape}")
+        if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+            raise ValueError("out: expected a writable, C-contiguous, aligned array")
+        if any(np.may_share_memory(out, other) for other in (x, self._h, self._c, *self._weights.values())):
+            raise ValueError("out: overlaps the input or the state of the stream")
