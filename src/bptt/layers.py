@@ -1,0 +1,417 @@
+"""Layers: sizes, parameters, forward, backward and freezing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _backend, _check
+from ._check import Layout
+from ._settings import DEFAULTS, checked
+from ._threads import get_num_threads
+from .engine import Engine, State, infer
+from .parameters import Parameters, Weights, initialise, lstm_shapes, lstm_weights
+from .tape import Gradients, Tape
+
+__all__ = ["LSTM"]
+
+
+class LSTM:
+    """Long short-term memory: one layer in one direction, with or without peepholes.
+
+    The positional arguments are those of ``torch.nn.LSTM``, in its order. A layer's settings are fixed once
+    it is made; its weights change in place, through `parameters`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I (0 or more) and H (1 or more).
+    num_layers : int
+        Only 1 is supported yet.
+    bias : bool
+        Whether there are the two bias vectors.
+    batch_first : bool
+        Sequences are (B, T, ...) in place of (T, B, ...). States are (1, B, H) all the same.
+    dropout : float
+        Between stacked layers; with one layer it does nothing and warns, as torch does.
+    bidirectional, proj_size
+        Only False and 0 are supported yet.
+    peephole : bool
+        Input and forget gate see c_{t-1}, the output gate sees c_t, each through a weight of its own per
+        unit.
+    coupled, cell_clip, proj_clip, recurrent_dropout, zoneout, activations
+        Only the defaults are supported yet.
+    dtype : {numpy.float32, numpy.float64}
+        Of parameters, inputs and results. A float64 layer takes float32 inputs too; a float32 layer refuses
+        float64.
+    seed : None, int or numpy.random.Generator
+        For the initial weights, uniform between -1/sqrt(H) and 1/sqrt(H).
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Mapping from name to a writable array: ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H),
+        ``bias_ih_l0`` and ``bias_hh_l0`` (4H,), ``weight_peephole_l0`` (3, H); gates in the order i, f, g,
+        o, peepholes i, f, o. They are views of ``parameters.flat``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type or value, or one that is not supported yet; the message names it.
+
+    Notes
+    -----
+    Hochreiter and Schmidhuber (1997); forget gate: Gers, Schmidhuber and Cummins (2000); peepholes: Gers and
+    Schmidhuber (2000).
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> layer = bptt.LSTM(3, 4, seed=0)
+    >>> output, (h_n, c_n) = layer(np.ones((5, 2, 3), np.float32))
+    >>> output.shape, h_n.shape, c_n.shape
+    ((5, 2, 4), (1, 2, 4), (1, 2, 4))
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    peephole: bool
+    coupled: bool
+    cell_clip: float | None
+    proj_clip: float | None
+    recurrent_dropout: float
+    zoneout: float
+    activations: tuple[str, str, str]
+    dtype: np.dtype[Any]
+    parameters: Parameters
+    _layout: Layout
+    _owner: object
+    _weights: Weights
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peephole: bool = False,
+        coupled: bool = False,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        activations: tuple[str, str, str] = ("sigmoid", "tanh", "tanh"),
+        dtype: DTypeLike = np.float32,
+        seed: Any = None,
+    ) -> None:
+        given = dict(locals())
+        settings = checked({name: given[name] for name in ("input_size", "hidden_size", *DEFAULTS)})
+        if settings["dropout"] > 0:
+            text = (
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}"
+            )
+            warnings.warn(text, UserWarning, stacklevel=2)
+        I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
+        _check.fits("hidden_size", 4 * real.itemsize, H=H, **{"I+H+2": I + H + 2})
+        parameters = Parameters(lstm_shapes(I, H, settings["bias"], settings["peephole"]), real)
+        initialise(parameters, H**-0.5, seed)
+        self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "parameters":
+            raise AttributeError(
+                "parameters: set them in place (layer.parameters[name] = ..., load_state_dict)"
+            )
+        if name in ("input_size", "hidden_size") or name in DEFAULTS:
+            raise AttributeError(f"{name}: the settings of a layer are fixed; make another layer")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_weights", "_layout")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._layout = Layout(self.input_size, self.hidden_size, self.batch_first, self.dtype)
+        self._weights = lstm_weights(self.parameters)
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
+            if value != default:
+                shown.append(f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __call__(
+        self, x: Any, state: Any = None, *, lengths: None = None, resets: None = None
+    ) -> tuple[NDArray[Any], State]:
+        """Run a sequence from a state, for inference: nothing is kept.
+
+        Parameters
+        ----------
+        x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
+            Inputs of the layer's dtype (a float64 layer takes float32 too). Any strides; never written.
+        state : tuple of array_like, optional
+            h_0 and c_0, each (1, B, H), unbatched (1, H), also with `batch_first`. Zeros by default.
+        lengths, resets : None
+            Not supported yet.
+
+        Returns
+        -------
+        output : ndarray
+            h_t of every step: (T, B, H), (B, T, H) or (T, H).
+        (h_n, c_n) : tuple of ndarray
+            The state after the last step, shaped like `state`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong dtype or shape; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> layer, x = bptt.LSTM(3, 4, seed=0), np.ones((6, 2, 3), np.float32)
+        >>> first, state = layer(x[:2])
+        >>> second, state = layer(x[2:], state)
+        >>> np.array_equal(np.concatenate([first, second]), layer(x)[0])
+        True
+        """
+        if lengths is not None or resets is not None:
+            _check.not_yet("lengths", lengths, None)
+            _check.not_yet("resets", resets, None)
+        return infer(_backend.core(), self._layout, self._weights, None, x, state)
+
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: None = None,
+        resets: None = None,
+        recompute: None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> Tape:
+        """Run a sequence from a state, for training: the tape keeps what `backward` needs.
+
+        Parameters
+        ----------
+        x, state
+            As for a call of the layer. `x` is held without a copy where it needs no conversion: leave it as
+            it is until the last `backward`.
+        lengths, resets, recompute : None
+            Not supported yet.
+        rng : numpy.random.Generator or int, optional
+            For dropouts and zoneout, of which a layer has none yet: not used.
+
+        Returns
+        -------
+        Tape
+            ``tape.output``, ``tape.state``; ``tape.hidden``, ``tape.cells``, ``tape.gates`` of every step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong dtype or shape; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> tape = bptt.LSTM(3, 4, seed=0).forward(np.ones((5, 2, 3), np.float32))
+        >>> tape.output.shape
+        (5, 2, 4)
+        """
+        for name, value in (("lengths", lengths), ("resets", resets), ("recompute", recompute)):
+            _check.not_yet(name, value, None)
+        layout, core = self._layout, _backend.core()
+        x, batched = layout.sequence(x)
+        T, B, _ = x.shape
+        H, dtype = self.hidden_size, self.dtype
+        h_0, c_0 = layout.state(state, B, batched)
+        output, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
+        gates = np.empty((T, B, 4, H), dtype)
+        h_n, c_n = np.empty((B, H), dtype), np.empty((B, H), dtype)
+        if B:  # without rows there is nothing to fill, however many steps
+            arrays = (x, h_0, c_0, output, h_n, c_n, cells, gates)
+            core.forward(core.LSTM, get_num_threads(), self._weights, None, *arrays)
+        return Tape(self._owner, layout, batched, x, h_0, c_0, output, h_n, c_n, cells, gates)
+
+    def backward(
+        self,
+        tape: Tape,
+        d_output: Any = None,
+        d_state: Any = None,
+        *,
+        truncate: None = None,
+        step_clip: None = None,
+        steps: bool = False,
+    ) -> Gradients:
+        """Backpropagate through time, over the whole sequence of a tape.
+
+        The parameters are used as they are now; change them only after the last `backward` over the tape. A
+        tape may be used again, and gives the same bits again.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward` of this layer.
+        d_output : array_like, optional
+            Gradient of the loss with respect to ``tape.output``, of its shape. Zeros by default.
+        d_state : tuple of array_like, optional
+            Gradients with respect to h_n and c_n, shaped like the state; either may be None. Zeros by
+            default.
+        truncate, step_clip : None
+            Not supported yet.
+        steps : bool
+            Also return the gradient that reaches h_t and c_t at every step.
+
+        Returns
+        -------
+        Gradients
+            ``gradients.input``, ``gradients.state``, ``gradients.parameters``; with `steps` also
+            ``gradients.hidden`` and ``gradients.cells``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the tape is another layer's, or an argument has a wrong dtype or shape; the message names it.
+
+        Notes
+        -----
+        Werbos (1990).
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> layer = bptt.LSTM(3, 4, seed=0)
+        >>> tape = layer.forward(np.ones((5, 2, 3), np.float32))
+        >>> gradients = layer.backward(tape, np.ones_like(tape.output))
+        >>> gradients.parameters["weight_ih_l0"].shape
+        (16, 3)
+        """
+        _check.not_yet("truncate", truncate, None)
+        _check.not_yet("step_clip", step_clip, None)
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
+        layout, core = self._layout, _backend.core()
+        batched, kept = tape.kept(self._owner, layout)
+        T, B, I = tape.input_shape
+        H, dtype = self.hidden_size, self.dtype
+        errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
+        d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
+        d_x, parameters = np.empty((T, B, I), dtype), self.parameters.empty_like()
+        d_h_0, d_c_0 = np.empty((B, H), dtype), np.empty((B, H), dtype)
+        hidden = cells = None
+        if _check.flag("steps", steps):
+            hidden, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
+        if B:
+            given = (*kept, errors, d_h_n, d_c_n)
+            results = (d_x, d_h_0, d_c_0, lstm_weights(parameters), hidden, cells)
+            core.backward(core.LSTM, get_num_threads(), self._weights, *given, *results)
+        else:
+            parameters.flat[...] = 0
+        d_state = layout.state_as_given(d_h_0, batched), layout.state_as_given(d_c_0, batched)
+        hidden, cells = (None if array is None else array[None] for array in (hidden, cells))
+        return Gradients(layout.as_given(d_x, batched), d_state, parameters, hidden, cells)
+
+    def freeze(self, precision: str | None = None) -> Engine:
+        """Return an immutable engine for inference with a copy of the weights, packed once.
+
+        Parameters
+        ----------
+        precision : {"float32", "float64"}, optional
+            What the engine computes in; the layer's dtype by default. "bfloat16" and "int8" are not supported
+            yet.
+
+        Returns
+        -------
+        Engine
+
+        Raises
+        ------
+        ValueError
+            If there is no such precision, or it is not supported yet.
+
+        Examples
+        --------
+        >>> import bptt
+        >>> bptt.LSTM(3, 4, seed=0).freeze("float64").dtype
+        dtype('float64')
+        """
+        dtype = _check.precision(precision, self.dtype)
+        return Engine(self._layout._replace(dtype=dtype), self.parameters.astype(dtype))
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of every parameter by name.
+
+        Examples
+        --------
+        >>> import bptt
+        >>> sorted(bptt.LSTM(3, 4, bias=False).state_dict())
+        ['weight_hh_l0', 'weight_ih_l0']
+        """
+        return {name: array.copy() for name, array in self.parameters.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy in every parameter; nothing changes unless all names and shapes are right.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array_like
+            The names and shapes of `parameters`, of any real dtype: arrays, torch tensors, nested lists.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape differs.
+        TypeError
+            If a value is not an array of real numbers.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> one, other = bptt.LSTM(3, 4, seed=1), bptt.LSTM(3, 4, seed=2)
+        >>> other.load_state_dict(one.state_dict())
+        >>> np.array_equal(one.parameters.flat, other.parameters.flat)
+        True
+        """
+        self.parameters.load(state_dict)
+
+    def astype(self, dtype: DTypeLike) -> LSTM:
+        """Return a copy of the layer with its parameters converted to `dtype`.
+
+        Parameters
+        ----------
+        dtype : {numpy.float32, numpy.float64}
+
+        Returns
+        -------
+        LSTM
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> bptt.LSTM(3, 4, seed=0).astype(np.float64)
+        LSTM(3, 4, dtype=float64)
+        """
+        real = _check.layer_dtype(dtype)
+        copy = type(self).__new__(type(self))
+        changed = {"dtype": real, "parameters": self.parameters.astype(real), "_owner": object()}
+        copy.__setstate__({**self.__getstate__(), **changed})
+        return copy

@@ -1,0 +1,157 @@
+"""What a training forward pass keeps (`Tape`) and what a backward pass returns (`Gradients`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ._check import Layout
+from .parameters import Parameters
+
+__all__ = ["Gradients", "Tape"]
+
+
+class Tape:
+    """What `LSTM.forward` keeps for `LSTM.backward`; its arrays can be read, not written.
+
+    A tape holds activations, not weights: `backward` uses the parameters, and the input, as they are when
+    it is called. An input or initial state that needed no conversion is held without a copy, so change
+    neither it nor the parameters in place before the last `backward` over the tape. A tape may be used any
+    number of times.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> tape = bptt.LSTM(3, 4, seed=0).forward(np.ones((5, 2, 3), np.float32))
+    >>> tape.output.shape, tape.cells.shape, tape.gates.shape
+    ((5, 2, 4), (1, 5, 2, 4), (1, 5, 2, 4, 4))
+    """
+
+    __slots__ = (
+        "_batched",
+        "_c_0",
+        "_c_n",
+        "_cells",
+        "_gates",
+        "_h_0",
+        "_h_n",
+        "_layout",
+        "_output",
+        "_owner",
+        "_x",
+    )
+
+    def __init__(
+        self,
+        owner: object,
+        layout: Layout,
+        batched: bool,
+        x: NDArray[Any],
+        h_0: NDArray[Any] | None,
+        c_0: NDArray[Any] | None,
+        output: NDArray[Any],
+        h_n: NDArray[Any],
+        c_n: NDArray[Any],
+        cells: NDArray[Any],
+        gates: NDArray[Any],
+    ) -> None:
+        self._owner, self._layout, self._batched = owner, layout, batched
+        self._x, self._h_0, self._c_0 = x, h_0, c_0
+        self._output, self._h_n, self._c_n = output, h_n, c_n
+        self._cells, self._gates = cells, gates
+
+    def kept(self, owner: object, layout: Layout) -> tuple[bool, tuple[NDArray[Any] | None, ...]]:
+        """Return whether there is a batch axis, and x, h_0, c_0, output, cells, gates as kernels read them.
+
+        Raises
+        ------
+        ValueError
+            If the tape is not of the layer that `owner` and `layout` stand for.
+        """
+        if self._owner is not owner:
+            raise ValueError("tape: made by another layer")
+        if self._layout != layout:
+            raise ValueError(f"tape: made for {self._layout}, the layer has {layout}")
+        return self._batched, (self._x, self._h_0, self._c_0, self._output, self._cells, self._gates)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """T, B, I; B is 1 when unbatched."""
+        T, B, I = self._x.shape
+        return T, B, I
+
+    @property
+    def output(self) -> NDArray[Any]:
+        """h_t of every step in the shape that the layer returns: (T, B, H), (B, T, H) or (T, H)."""
+        return _read_only(self._layout.as_given(self._output, self._batched))
+
+    @property
+    def state(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """h_n and c_n after the last step, (1, B, H) or unbatched (1, H): the next call's initial state."""
+        h_n = self._layout.state_as_given(self._h_n, self._batched)
+        c_n = self._layout.state_as_given(self._c_n, self._batched)
+        return _read_only(h_n), _read_only(c_n)
+
+    @property
+    def hidden(self) -> NDArray[Any]:
+        """h_t of every step, (L*D, T, B, H), in every layout; B is 1 when unbatched."""
+        return _read_only(self._output[None])
+
+    @property
+    def cells(self) -> NDArray[Any]:
+        """c_t of every step, (L*D, T, B, H)."""
+        return _read_only(self._cells[None])
+
+    @property
+    def gates(self) -> NDArray[Any]:
+        """Activated gates of every step, (L*D, T, B, 4, H), in the order i, f, g, o."""
+        return _read_only(self._gates[None])
+
+    def __repr__(self) -> str:
+        T, B, H = self._output.shape
+        return f"Tape(T={T}, B={B}, H={H}, {self._layout.dtype})"
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Gradients:
+    """Gradients of the loss, from `LSTM.backward`.
+
+    Attributes
+    ----------
+    input : ndarray
+        Like the input of the forward pass: (T, B, I), (B, T, I) or (T, I).
+    state : tuple of ndarray
+        d_h_0 and d_c_0, each (1, B, H) or unbatched (1, H).
+    parameters : Parameters
+        Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
+    hidden, cells : ndarray or None
+        With ``steps=True``, (1, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself and
+        from all later steps. Else None.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> layer = bptt.LSTM(3, 4, seed=0)
+    >>> tape = layer.forward(np.ones((5, 2, 3), np.float32))
+    >>> gradients = layer.backward(tape, np.ones_like(tape.output), steps=True)
+    >>> gradients.input.shape, gradients.parameters["bias_ih_l0"].shape, gradients.hidden.shape
+    ((5, 2, 3), (16,), (1, 5, 2, 4))
+    """
+
+    input: NDArray[Any]
+    state: tuple[NDArray[Any], NDArray[Any]]
+    parameters: Parameters
+    hidden: NDArray[Any] | None = None
+    cells: NDArray[Any] | None = None
+
+    def __repr__(self) -> str:
+        steps = "" if self.hidden is None else ", steps"
+        return f"Gradients(input {self.input.shape}, {self.parameters!r}{steps})"
