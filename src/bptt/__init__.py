@@ -1,0 +1,39 @@
+"""Recurrent layers on the CPU, forward and backward through time.
+
+`LSTM` is a layer: ``layer(x)`` runs it, ``layer.forward`` and ``layer.backward`` train it, ``layer.freeze``
+makes an engine for inference. `bptt.reference` is the specification in NumPy.
+"""
+
+from . import optim, reference
+from ._backend import active_variant, backend, use_variant, variants
+from ._config import config, show_config
+from ._threads import get_num_threads, num_threads, set_num_threads
+from ._version import __version__
+from .clip import clip_grad_norm_, clip_grad_value_
+from .engine import Engine, Stream
+from .layers import LSTM
+from .parameters import Parameters
+from .tape import Gradients, Tape
+
+__all__ = [
+    "LSTM",
+    "Engine",
+    "Gradients",
+    "Parameters",
+    "Stream",
+    "Tape",
+    "__version__",
+    "active_variant",
+    "backend",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "config",
+    "get_num_threads",
+    "num_threads",
+    "optim",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "use_variant",
+    "variants",
+]

@@ -1,0 +1,42 @@
+"""Command line: ``python -m bptt info | demo``, also installed as ``bptt``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import demo
+from ._config import show_config
+from ._version import __version__
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="bptt", description="Recurrent layers on the CPU.")
+    parser.add_argument("--version", action="version", version=f"bptt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    text = "print version, variants, threads and why, CPU, compiler"
+    commands.add_parser("info", help=text, description=f"{text.capitalize()}.")
+    text = "train a character model on English text and sample from it"
+    demo.add_arguments(commands.add_parser("demo", help=text, description=f"{text.capitalize()}."))
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.command == "demo":
+            return int(demo.main(arguments) or 0)
+        show_config()
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
