@@ -1,0 +1,269 @@
+"""The specification in NumPy: one explicit loop over time for each cell, one line for each equation.
+
+A trailing tag such as ``# (L7)`` names the equation of ``docs/math.md`` that the line computes; the C kernels
+carry the same tags. Each cell is a pair of functions, ``<cell>_forward`` and ``<cell>_backward``, and one
+table of array shapes. Everything runs in the floating dtype of its inputs (float32, float64, longdouble), and
+every array is time-major. The specification fixes the values; the order in which a kernel rounds is in
+``docs/math.md``, and NumPy's matrix product does not follow it to the last bit.
+
+Dimensions: T steps, B batch, I inputs, H hidden units. T, B and I may be 0.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["lstm_backward", "lstm_forward", "sigmoid"]
+
+Array: TypeAlias = NDArray[Any]
+
+_LSTM_SHAPES = {
+    "x": ("T", "B", "I"),
+    "h_0": ("B", "H"),
+    "c_0": ("B", "H"),
+    "output": ("T", "B", "H"),
+    "cells": ("T", "B", "H"),
+    "gates": ("T", "B", "4", "H"),
+    "d_output": ("T", "B", "H"),
+    "d_h_n": ("B", "H"),
+    "d_c_n": ("B", "H"),
+    "weight_ih": ("4*H", "I"),
+    "weight_hh": ("4*H", "H"),
+    "bias_ih": ("4*H",),
+    "bias_hh": ("4*H",),
+    "weight_peephole": ("3", "H"),
+}
+
+
+def sigmoid(z: Array) -> Array:
+    """Logistic function 1 / (1 + exp(-z)), elementwise.
+
+    The exponential is taken of minus the absolute value alone, so it cannot overflow, and the far negative
+    tail, where sigmoid(z) is close to exp(z), keeps its relative accuracy down to the smallest normal number.
+
+    Parameters
+    ----------
+    z : ndarray
+        Any shape, any floating dtype.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `z`, values in [0, 1]; NaN where `z` is NaN.
+
+    Examples
+    --------
+    >>> sigmoid(np.array([-np.inf, 0.0, np.inf]))
+    array([0. , 0.5, 1. ])
+    """
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def lstm_forward(
+    x: Array, h_0: Array, c_0: Array, weights: Mapping[str, Array]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """One LSTM layer in one direction over a whole sequence.
+
+    Parameters
+    ----------
+    x : ndarray, (T, B, I)
+        Inputs.
+    h_0, c_0 : ndarray, (B, H)
+        Hidden and cell state before the first step.
+    weights : mapping of str to ndarray
+        ``weight_ih`` (4*H, I) and ``weight_hh`` (4*H, H), rows in the gate order i, f, g, o; with biases also
+        ``bias_ih`` and ``bias_hh`` (4*H); with peepholes also ``weight_peephole`` (3, H), rows i, f, o.
+
+    Returns
+    -------
+    output : ndarray, (T, B, H)
+        h_t of every step.
+    h_n, c_n : ndarray, (B, H)
+        The states after the last step; copies of `h_0` and `c_0` if T is 0.
+    cells : ndarray, (T, B, H)
+        c_t of every step.
+    gates : ndarray, (T, B, 4, H)
+        The activated gates i, f, g, o of every step.
+
+    Raises
+    ------
+    TypeError
+        If an array is not of a floating dtype.
+    ValueError
+        If the shapes do not fit together.
+    KeyError
+        If a weight is missing or unknown.
+
+    Notes
+    -----
+    The memory cell is that of Hochreiter and Schmidhuber (1997), the forget gate that of Gers, Schmidhuber
+    and Cummins (2000), the peepholes those of Gers and Schmidhuber (2000).
+
+    Examples
+    --------
+    >>> weights = {"weight_ih": np.ones((4, 1)), "weight_hh": np.zeros((4, 1))}
+    >>> x, zero = np.ones((2, 3, 1)), np.zeros((3, 1))
+    >>> output, h_n, c_n, cells, gates = lstm_forward(x, zero, zero, weights)
+    >>> output.shape, gates.shape
+    ((2, 3, 1), (2, 3, 4, 1))
+    """
+    sizes, dtype = _sizes_and_dtype(_LSTM_SHAPES, weights, x=x, h_0=h_0, c_0=c_0)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    W_ih_i, W_ih_f, W_ih_g, W_ih_o = np.split(weights["weight_ih"], 4)
+    W_hh_i, W_hh_f, W_hh_g, W_hh_o = np.split(weights["weight_hh"], 4)
+    b_i, b_f, b_g, b_o = np.split(_bias(weights, 4 * H, dtype), 4)
+    p_i, p_f, p_o = weights.get("weight_peephole", (None, None, None))
+
+    output, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
+    gates = np.empty((T, B, 4, H), dtype)
+    h, c = h_0.astype(dtype), c_0.astype(dtype)
+
+    with np.errstate(all="ignore"):
+        for t in range(T):
+            z_i = b_i + x[t] @ W_ih_i.T + h @ W_hh_i.T + _peep(p_i, c)  # (L1)
+            z_f = b_f + x[t] @ W_ih_f.T + h @ W_hh_f.T + _peep(p_f, c)  # (L2)
+            z_g = b_g + x[t] @ W_ih_g.T + h @ W_hh_g.T  # (L3)
+            i = sigmoid(z_i)  # (L4)
+            f = sigmoid(z_f)  # (L5)
+            g = np.tanh(z_g)  # (L6)
+            c = f * c + i * g  # (L7)
+            z_o = b_o + x[t] @ W_ih_o.T + h @ W_hh_o.T + _peep(p_o, c)  # (L8)
+            o = sigmoid(z_o)  # (L9)
+            h = o * np.tanh(c)  # (L10)
+            output[t], cells[t], gates[t] = h, c, np.stack([i, f, g, o], axis=1)
+    return output, h, c, cells, gates
+
+
+def lstm_backward(
+    x: Array,
+    h_0: Array,
+    c_0: Array,
+    weights: Mapping[str, Array],
+    output: Array,
+    cells: Array,
+    gates: Array,
+    d_output: Array,
+    d_h_n: Array,
+    d_c_n: Array,
+) -> tuple[Array, Array, Array, dict[str, Array], Array, Array]:
+    """Gradient of one LSTM layer: backpropagation through time over the whole sequence (Werbos 1990).
+
+    Parameters
+    ----------
+    x, h_0, c_0, weights
+        What `lstm_forward` was given.
+    output, cells, gates : ndarray
+        What it returned: (T, B, H), (T, B, H) and (T, B, 4, H).
+    d_output : ndarray, (T, B, H)
+        Gradient of the loss with respect to `output`.
+    d_h_n, d_c_n : ndarray, (B, H)
+        Gradient of the loss with respect to `h_n` and `c_n`.
+
+    Returns
+    -------
+    dx : ndarray, (T, B, I)
+    d_h_0, d_c_0 : ndarray, (B, H)
+    d_weights : dict of str to ndarray
+        Keys and shapes of `weights`.
+    d_hidden, d_cells : ndarray, (T, B, H)
+        The whole gradient that reaches h_t and c_t, from step t itself and from all later steps.
+
+    Raises
+    ------
+    TypeError
+        If an array is not of a floating dtype.
+    ValueError
+        If the shapes do not fit together.
+    KeyError
+        If a weight is missing or unknown.
+
+    Examples
+    --------
+    >>> weights = {"weight_ih": np.ones((4, 1)), "weight_hh": np.zeros((4, 1))}
+    >>> x, zero = np.ones((2, 3, 1)), np.zeros((3, 1))
+    >>> output, h_n, c_n, cells, gates = lstm_forward(x, zero, zero, weights)
+    >>> dx, *_ = lstm_backward(x, zero, zero, weights, output, cells, gates, np.ones((2, 3, 1)), zero, zero)
+    >>> dx.shape
+    (2, 3, 1)
+    """
+    tape = {"x": x, "h_0": h_0, "c_0": c_0, "output": output, "cells": cells, "gates": gates}
+    errors = {"d_output": d_output, "d_h_n": d_h_n, "d_c_n": d_c_n}
+    sizes, dtype = _sizes_and_dtype(_LSTM_SHAPES, weights, **tape, **errors)
+    T, H = sizes["T"], sizes["H"]
+    W_ih_i, W_ih_f, W_ih_g, W_ih_o = np.split(weights["weight_ih"], 4)
+    W_hh_i, W_hh_f, W_hh_g, W_hh_o = np.split(weights["weight_hh"], 4)
+    p_i, p_f, p_o = weights.get("weight_peephole", (None, None, None))
+
+    dx = np.empty(x.shape, dtype)
+    d_hidden, d_cells = np.empty(output.shape, dtype), np.empty(cells.shape, dtype)
+    dW_ih, dW_hh = np.zeros((4 * H, sizes["I"]), dtype), np.zeros((4 * H, H), dtype)
+    db, dp = np.zeros(4 * H, dtype), np.zeros((3, H), dtype)
+    dh_rec, dc_rec = d_h_n.astype(dtype), d_c_n.astype(dtype)
+
+    with np.errstate(all="ignore"):
+        for t in reversed(range(T)):
+            i, f, g, o = np.moveaxis(gates[t], 1, 0)
+            c, tanh_c = cells[t], np.tanh(cells[t])
+            h_prev, c_prev = (output[t - 1], cells[t - 1]) if t > 0 else (h_0, c_0)
+            dh = d_output[t] + dh_rec  # (L11)
+            dz_o = dh * tanh_c * o * (1 - o)  # (L12)
+            dc = dc_rec + dh * o * (1 - tanh_c**2) + _peep(p_o, dz_o)  # (L13)
+            dz_i = dc * g * i * (1 - i)  # (L14)
+            dz_f = dc * c_prev * f * (1 - f)  # (L15)
+            dz_g = dc * i * (1 - g**2)  # (L16)
+            dc_rec = dc * f + _peep(p_i, dz_i) + _peep(p_f, dz_f)  # (L17)
+            dh_rec = (dz_i @ W_hh_i + dz_f @ W_hh_f) + (dz_g @ W_hh_g + dz_o @ W_hh_o)  # (L18)
+            dx[t] = (dz_i @ W_ih_i + dz_f @ W_ih_f) + (dz_g @ W_ih_g + dz_o @ W_ih_o)  # (L19)
+            dz = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)
+            dW_ih += dz.T @ x[t]  # (L20)
+            dW_hh += dz.T @ h_prev  # (L21)
+            db += dz.sum(axis=0)  # (L22)
+            dp += np.stack([dz_i * c_prev, dz_f * c_prev, dz_o * c]).sum(axis=1)  # (L23)
+            d_hidden[t], d_cells[t] = dh, dc
+
+    gradients = {"weight_ih": dW_ih, "weight_hh": dW_hh}
+    gradients |= {"bias_ih": db, "bias_hh": db.copy(), "weight_peephole": dp}
+    return dx, dh_rec, dc_rec, {name: gradients[name] for name in weights}, d_hidden, d_cells
+
+
+def _peep(p: Array | None, value: Array) -> Array | float:
+    """Product with a peephole weight; nothing without peepholes (a weight of 0 would turn inf into NaN)."""
+    return 0.0 if p is None else p * value
+
+
+def _bias(weights: Mapping[str, Array], size: int, dtype: np.dtype[Any]) -> Array:
+    """Sum of the biases that there are, (size,)."""
+    b = np.zeros(size, dtype)
+    for name in ("bias_ih", "bias_hh"):
+        if name in weights:
+            b = b + weights[name]
+    return b
+
+
+def _sizes_and_dtype(
+    shapes: Mapping[str, tuple[str, ...]], weights: Mapping[str, Array], **arrays: Array
+) -> tuple[dict[str, int], np.dtype[Any]]:
+    """Check every array against the table `shapes`; return the sizes by letter and the common dtype.
+
+    A letter takes its size from the first array that has it, so x (T, B, I) and h_0 (B, H) come first.
+    """
+    sizes = {"3": 3, "4": 4}
+    for name, array in {**arrays, **weights}.items():
+        letters = shapes[name]
+        form = f"({', '.join(letters)})"
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}")
+        if array.ndim != len(letters):
+            raise ValueError(f"{name}: expected shape {form}, got {array.shape}")
+        if name not in weights:
+            sizes = dict(zip(letters, array.shape, strict=True)) | sizes
+            sizes["4*H"] = 4 * sizes.get("H", 0)
+        expected = tuple(sizes[letter] for letter in letters)
+        if array.shape != expected:
+            raise ValueError(f"{name}: expected shape {form} = {expected}, got {array.shape}")
+    if sizes["H"] == 0:
+        raise ValueError(f"h_0: expected H >= 1, got shape {arrays['h_0'].shape}")
+    return sizes, np.result_type(*arrays.values(), *weights.values())
