@@ -1,0 +1,428 @@
+/* The LSTM backward through time.
+ *
+ * Time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18) fills dz; after it
+ * dx and the gradients of the weights are products over the chunk's tokens while dz is still in cache. The tape is
+ * only read. A chunk's length depends on the shape alone, so the bits of a sum over tokens do not depend on threads.
+ */
+
+enum { PASTE(DEPTH, SUFFIX) = 256 }; /* most tokens in one chain of a sum over tokens */
+#define TOKENS PASTE(DEPTH, SUFFIX)
+
+typedef struct {
+  const bptt_problem *p;
+  plan plan;
+  int64_t panels, x_panels; /* of weight_hh and weight_ih */
+  int64_t pitch;            /* from row to row of dz: 4H and a cache line, so that rows do not share cache sets */
+  REAL *hh;                 /* weight_hh in panels (pack.inc.h) */
+  REAL *ih;                 /* weight_ih in panels, when d_x is wanted */
+  REAL *peephole;           /* [i,f,o][blocks of LANES] or NULL */
+  REAL *dz;                 /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
+  REAL *dc;                 /* (B, H): dc_rec */
+  REAL *strip;              /* one packed panel of TOKENS rows for each thread */
+  REAL *zero;               /* (H) */
+} NAME(backward_job);
+
+/* What one time step of one thread reads and writes. */
+typedef struct {
+  const NAME(backward_job) * job;
+  int64_t t;
+  const REAL *dz_next;        /* (B, pitch) of step t+1, or NULL at the last step */
+  REAL *dz;                   /* (B, pitch) */
+  const REAL *c_prev;         /* rows c_pitch apart */
+  int64_t c_pitch;
+} NAME(backward_step);
+
+/* (L18) (L19): sum[r][v] = ((i + f) + (g + o)), each a chain over the units of one gate, of `rows` rows of dz against
+ * one panel. Four short chains: a single row keeps the FMA units busy, and the rounding error is halved. */
+INLINE void NAME(gate_sum)(int R, int V, REAL *sum, int64_t H, const REAL *dz, int64_t pitch, const REAL *panel) {
+  int64_t gate = H * V * LANES;
+  vec acc[R][V], pair[R][V], total[R][V];
+  for (int half = 0; half < 2; half++) {
+    for (int g = 2 * half; g < 2 * half + 2; g++) {
+      UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
+      }
+      NAME(tile_product)(R, V, acc, H, dz + g * H, pitch, 1, panel + g * gate);
+      UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < V; v++) pair[r][v] = g == 2 * half ? acc[r][v] : pair[r][v] + acc[r][v];
+      }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int v = 0; v < V; v++) total[r][v] = half ? total[r][v] + pair[r][v] : pair[r][v];
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) vstore(sum + (r * V + v) * LANES, total[r][v]);
+  }
+}
+
+/* The same for one row: the four chains side by side. */
+INLINE void NAME(gate_sum_lone)(int V, REAL *sum, int64_t H, const REAL *dz, const REAL *panel) {
+  vec acc[GATES][V];
+  UNROLL for (int g = 0; g < GATES; g++) {
+    UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
+  }
+  NAME(lone_product)(GATES, V, acc, H, dz, H, panel, H * V * LANES);
+  UNROLL for (int v = 0; v < V; v++) vstore(sum + v * LANES, (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]));
+}
+
+/* sum (rows, vecs, LANES) for up to WIDE_ROWS rows. */
+static void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+                            const REAL *panel) {
+  if (rows == 1 && vecs == 1) {
+    NAME(gate_sum_lone)(1, sum, H, dz, panel);
+  } else if (rows == 1) {
+    NAME(gate_sum_lone)(2, sum, H, dz, panel);
+  } else if (vecs == 1) {
+#define CASE(R) NAME(gate_sum)(R, 1, sum, H, dz, pitch, panel)
+    SWITCH_ROWS(rows, WIDE_ROWS, CASE)
+#undef CASE
+  } else {
+#define CASE(R) NAME(gate_sum)(R, 2, sum, H, dz, pitch, panel)
+    SWITCH_ROWS(rows, WIDE_ROWS, CASE)
+#undef CASE
+  }
+}
+
+/* The pointwise step for `lanes` units from `unit` of row b. */
+INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec dh_rec) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, row = s->t * p->B + b, at = row * H + unit;
+  const REAL *gates = (const REAL *)p->gates + row * GATES * H + unit;
+  const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
+  REAL *dz = s->dz + b * job->pitch + unit, *dc = job->dc + b * H + unit;
+  NAME(lstm_step) n;
+  n.i = vload_n(gates, lanes);
+  n.f = vload_n(gates + H, lanes);
+  n.g = vload_n(gates + 2 * H, lanes);
+  n.o = vload_n(gates + 3 * H, lanes);
+  n.c = vload_n((const REAL *)p->cells + at, lanes);
+  vec c_prev = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
+  vec dh = p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec; /* (L11) */
+  NAME(lstm_step_gradient) d = NAME(lstm_cell_backward)(&n, c_prev, dh, vload_n(dc, lanes), peephole);
+  vstore_n(dz, d.z_i, lanes);
+  vstore_n(dz + H, d.z_f, lanes);
+  vstore_n(dz + 2 * H, d.z_g, lanes);
+  vstore_n(dz + 3 * H, d.z_o, lanes);
+  vstore_n(dc, d.c_prev, lanes);
+  if (p->d_hidden)
+    vstore_n((REAL *)p->d_hidden + at, dh, lanes);
+  if (p->d_cells)
+    vstore_n((REAL *)p->d_cells + at, d.c, lanes);
+}
+
+/* Rows b .. b+rows-1 of one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
+static void NAME(backward_tile)(const NAME(backward_step) * s, int rows, int64_t b, int64_t panel) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int vecs = NAME(wide_vecs)(p->H, panel);
+  int64_t first = panel * WIDE_VECS * LANES;
+  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  if (s->dz_next)
+    NAME(gate_sums)(rows, vecs, sum, p->H, s->dz_next + b * job->pitch, job->pitch, job->hh + first * GATES * p->H);
+  for (int r = 0; r < rows; r++) {
+    for (int v = 0; v < vecs; v++) {
+      int64_t unit = first + v * LANES;
+      int lanes = (int)min_i64(LANES, p->H - unit);
+      vec dh_rec = s->dz_next ? vload(sum + (r * vecs + v) * LANES)
+                   : p->d_h_n ? vload_n((const REAL *)p->d_h_n + (b + r) * p->H + unit, lanes)
+                              : (vec){0};
+      if (lanes == LANES)
+        NAME(backward_unit)(s, b + r, unit, LANES, dh_rec);
+      else
+        NAME(backward_unit)(s, b + r, unit, lanes, dh_rec);
+    }
+  }
+}
+
+static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    for (int64_t b = rows.begin; b < rows.end;) {
+      int n = (int)next_tile(rows.end - b, WIDE_ROWS);
+      NAME(backward_tile)(s, n, b, panel);
+      b += n;
+    }
+  }
+}
+
+/* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
+static void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int64_t width, range panels,
+                             const REAL *dz, int64_t rows, REAL *dst) {
+  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  int64_t H = job->p->H;
+  for (int64_t n = panels.begin; n < panels.end; n++) {
+    int vecs = NAME(wide_vecs)(width, n);
+    int64_t column = n * WIDE_VECS * LANES;
+    for (int64_t b = 0; b < rows;) {
+      int tile = (int)next_tile(rows - b, WIDE_ROWS);
+      NAME(gate_sums)(tile, vecs, sum, H, dz + b * job->pitch, job->pitch, weights + column * GATES * H);
+      for (int r = 0; r < tile; r++, b++)
+        for (int v = 0; v < vecs; v++)
+          vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),
+                   (int)min_i64(LANES, width - column - v * LANES));
+    }
+  }
+}
+
+/* R rows of dW (gates `row` ..) by V vectors of columns: += sum over `depth` tokens of dz^T times the strip. */
+INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *dz,
+                             int64_t pitch, int64_t depth, const REAL *strip) {
+  vec acc[R][V];
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
+  }
+  NAME(tile_product)(R, V, acc, depth, dz, 1, pitch, strip);
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) {
+      REAL *to = dw + r * width + v * LANES;
+      int lanes = (int)min_i64(LANES, columns - v * LANES);
+      if (lanes == LANES)
+        vstore(to, fresh ? acc[r][v] : vload(to) + acc[r][v]);
+      else
+        vstore_n(to, fresh ? acc[r][v] : vload_n(to, lanes) + acc[r][v], lanes);
+    }
+  }
+}
+
+/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread. Rows of a that come
+ * before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
+static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *dz, int64_t pitch,
+                                int64_t depth, const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head,
+                                REAL *strip) {
+  enum { STRIP_VECS = 4 };
+  for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
+    int64_t columns = min_i64(STRIP_VECS * LANES, width - column);
+    int vecs = (int)ceil_div(columns, LANES);
+    NAME(pack_panel)(strip, a_head, head_pitch, head, width, column, vecs);
+    NAME(pack_panel)(strip + head * vecs * LANES, a, width, depth - head, width, column, vecs);
+    for (int64_t row = gates.begin; row < gates.end;) {
+      int n = (int)next_tile(gates.end - row, TILE_ROWS);
+      REAL *to = dw + row * width + column;
+#define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, dz + row, pitch, depth, strip)
+#define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, dz + row, pitch, depth, strip)
+#define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, dz + row, pitch, depth, strip)
+#define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, dz + row, pitch, depth, strip)
+      if (vecs == 4) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE4)
+      } else if (vecs == 3) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE3)
+      } else if (vecs == 2) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE2)
+      } else {
+        SWITCH_ROWS(n, TILE_ROWS, CASE1)
+      }
+#undef CASE1
+#undef CASE2
+#undef CASE3
+#undef CASE4
+      row += n;
+    }
+  }
+}
+
+/* sum[n] += sum over tokens of dz[token][n], times other[token][n] when given; the first `head` tokens read the
+ * other factor from `first`. (L22) (L23) */
+static void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
+                             const REAL *other, int64_t other_pitch, const REAL *first, int64_t first_pitch,
+                             int64_t head) {
+  for (int64_t n = columns.begin; n < columns.end; n += LANES) {
+    int lanes = (int)min_i64(LANES, columns.end - n);
+    vec acc = {0};
+    for (int64_t k = 0; k < depth; k++) {
+      vec a = vload_n(dz + k * pitch + n, lanes);
+      if (!other)
+        acc = acc + a;
+      else
+        acc = vfma(a, vload_n(k < head ? first + k * first_pitch + n : other + (k - head) * other_pitch + n, lanes), acc);
+    }
+    vstore_n(sum + n, fresh ? acc : vload_n(sum + n, lanes) + acc, lanes);
+  }
+}
+
+/* dp (3, H) over `depth` tokens that start at token `first` of the sequence. (L23) */
+static void NAME(peephole_gradient)(const NAME(backward_job) * job, range units, int fresh, const REAL *dz,
+                                    int64_t depth, int64_t first) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, head = max_i64(0, min_i64(depth, p->B - first));
+  const REAL *cells = (const REAL *)p->cells + first * H, *c_0 = p->c_0 ? (const REAL *)p->c_0 + first * H : job->zero;
+  int64_t c_pitch = p->c_0 ? H : 0;
+  const REAL *before = head < depth ? (const REAL *)p->cells + (first + head - p->B) * H : NULL;
+  REAL *dp = p->d_weight_peephole;
+  for (int g = 0; g < 2; g++)
+    NAME(column_sum)(dp + g * H, units, fresh, dz + g * H, job->pitch, depth, before ? before : job->zero, H, c_0, c_pitch, head);
+  NAME(column_sum)(dp + 2 * H, units, fresh, dz + 3 * H, job->pitch, depth, cells, H, NULL, 0, 0);
+}
+
+/* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
+static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
+                                 int64_t steps, int fresh) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, I = p->I, B = p->B, tokens = steps * B, before = t0 * B;
+  range gates = share(GATES * H, rank, team->size), units = share(H, rank, team->size);
+  REAL *strip = job->strip + (int64_t)rank * TOKENS * 4 * LANES;
+  if (p->d_x) {
+    range own = share(tokens, rank, team->size);
+    NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch,
+                     own.end - own.begin, (REAL *)p->d_x + (before + own.begin) * I);
+  }
+  for (int64_t end = tokens; end > 0; fresh = 0) {
+    int64_t begin = max_i64(0, end - TOKENS), depth = end - begin, first = before + begin;
+    const REAL *dz = job->dz + begin * job->pitch;
+    if (p->d_weight_hh) {
+      int64_t head = max_i64(0, min_i64(depth, B - first)); /* tokens of step 0: their h_{t-1} is h_0 */
+      const REAL *h_0 = p->h_0 ? (const REAL *)p->h_0 + first * H : job->zero;
+      const REAL *h = head < depth ? (const REAL *)p->output + (first + head - B) * H : NULL;
+      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, dz, job->pitch, depth, h, head ? h_0 : NULL,
+                          p->h_0 ? H : 0, head, strip);
+      if (p->d_weight_ih)
+        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, dz, job->pitch, depth, (const REAL *)p->x + first * I,
+                            NULL, 0, 0, strip);
+    }
+    if (p->d_bias_ih)
+      NAME(column_sum)(p->d_bias_ih, gates, fresh, dz, job->pitch, depth, NULL, 0, NULL, 0, 0);
+    if (p->d_weight_peephole)
+      NAME(peephole_gradient)(job, units, fresh, dz, depth, first);
+    end = begin;
+  }
+}
+
+/* The recursion over the steps of a chunk, this thread's rows and panels. Returns 1 when stopped. */
+static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
+                                 range rows, range panels) {
+  const bptt_problem *p = job->p;
+  int64_t state = p->B * p->H, slot = p->B * job->pitch;
+  double flops = 8.0 * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
+  for (int64_t t = t1; t-- > t0;) {
+    NAME(backward_step) s = {.job = job, .t = t, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
+    s.dz_next = t + 1 == p->T ? NULL : t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
+    s.c_prev = t ? (const REAL *)p->cells + (t - 1) * state : p->c_0;
+    if (!t && !p->c_0) {
+      s.c_prev = job->zero;
+      s.c_pitch = 0;
+    }
+    NAME(backward_step_run)(&s, rows, panels);
+    int stop = bptt_team_progress(team, rank, flops);
+    if (job->plan.regime == SPLIT_HIDDEN)
+      stop = bptt_team_wait(team, rank);
+    if (stop)
+      return 1;
+  }
+  return job->plan.regime == SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
+}
+
+static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H;
+  NAME(pack_wide)(job->hh, p->weight_hh, GATES * H, H, share(job->panels, rank, team->size));
+  if (p->d_x)
+    NAME(pack_wide)(job->ih, p->weight_ih, GATES * H, p->I, share(job->x_panels, rank, team->size));
+  if (job->peephole && rank == 0) {
+    const REAL *from = p->weight_peephole;
+    for (int64_t unit = 0; unit < ceil_div(H, LANES) * LANES; unit++)
+      for (int g = 0; g < 3; g++)
+        job->peephole[unit / LANES * LANES * 3 + g * LANES + unit % LANES] = unit < H ? from[g * H + unit] : 0;
+  }
+}
+
+/* d_h_0 and d_c_0, and zeros in place of sums over no tokens; this thread's rows. dz holds step 0 in slot 0. */
+static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
+  const bptt_problem *p = job->p;
+  range rows = share(p->B, rank, team->size);
+  size_t bytes = (size_t)((rows.end - rows.begin) * p->H) * sizeof(REAL);
+  int64_t at = rows.begin * p->H;
+  if (p->d_h_0 && bytes) {
+    if (p->T)
+      NAME(dz_product)(job, job->hh, p->H, share(job->panels, 0, 1), job->dz + rows.begin * job->pitch,
+                       rows.end - rows.begin, (REAL *)p->d_h_0 + at);
+    else if (p->d_h_n)
+      memcpy((REAL *)p->d_h_0 + at, (const REAL *)p->d_h_n + at, bytes);
+    else
+      memset((REAL *)p->d_h_0 + at, 0, bytes);
+  }
+  if (p->d_c_0 && bytes)
+    memcpy((REAL *)p->d_c_0 + at, job->dc + at, bytes);
+  if (rank)
+    return;
+  size_t rows4 = (size_t)(GATES * p->H) * sizeof(REAL);
+  if (p->T * p->B == 0) {
+    if (p->d_weight_hh)
+      memset(p->d_weight_hh, 0, rows4 * (size_t)p->H);
+    if (p->d_weight_ih && p->I)
+      memset(p->d_weight_ih, 0, rows4 * (size_t)p->I);
+    if (p->d_bias_ih)
+      memset(p->d_bias_ih, 0, rows4);
+    if (p->d_weight_peephole)
+      memset(p->d_weight_peephole, 0, rows4 / GATES * 3);
+  }
+  if (p->d_bias_hh)
+    memcpy(p->d_bias_hh, p->d_bias_ih, rows4);
+}
+
+static void NAME(backward_member)(const void *context, bptt_team *team, int rank) {
+  const NAME(backward_job) *job = context;
+  const bptt_problem *p = job->p;
+  int split_rows = job->plan.regime == SPLIT_ROWS;
+  range rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
+  range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
+  range mine = share(p->B * p->H, rank, team->size);
+  int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
+  if (p->d_c_n)
+    memcpy(job->dc + mine.begin, (const REAL *)p->d_c_n + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+  else
+    memset(job->dc + mine.begin, 0, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+  NAME(pack_backward)(job, team, rank);
+  if (bptt_team_wait(team, rank))
+    return;
+  for (int64_t t1 = p->T; t1 > 0; t1 -= min_i64(chunk, t1)) {
+    int64_t t0 = t1 - min_i64(chunk, t1);
+    if (NAME(chunk_recursion)(job, team, rank, t0, t1, rows, panels))
+      return;
+    NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T);
+    if (t0 > 0) { /* the chunk before starts from this one's first step */
+      range carry = share(slot, rank, team->size);
+      memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,
+             (size_t)(carry.end - carry.begin) * sizeof(REAL));
+    }
+    double flops = 16.0 * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
+    bptt_team_progress(team, rank, flops);
+    if (bptt_team_wait(team, rank))
+      return;
+  }
+  NAME(backward_final)(job, team, rank);
+}
+
+static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
+  NAME(backward_job) job = {.p = p};
+  int64_t H = p->H, real = (int64_t)sizeof(REAL);
+  job.plan = plan_backward(p, LANES, sizeof(REAL), WIDE_ROWS);
+  job.panels = NAME(wide_panels)(H);
+  job.x_panels = NAME(wide_panels)(p->I);
+  job.pitch = GATES * H + ARENA_ALIGN / real;
+  job.hh = arena_take(a, job.panels * WIDE_VECS * LANES * GATES, H * real);
+  job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * GATES, H * real) : NULL;
+  job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
+  job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
+  job.dc = arena_take(a, p->B * H, real);
+  job.strip = arena_take(a, (int64_t)job.plan.threads * TOKENS * 4 * LANES, real);
+  job.zero = arena_take(a, max_i64(H, p->I), real);
+  return job;
+}
+
+static int NAME(backward)(const bptt_problem *p) {
+  arena a = arena_on(p->workspace);
+  NAME(backward_job) job = NAME(backward_plan)(p, &a);
+  memset(job.zero, 0, (size_t)max_i64(p->H, p->I) * sizeof(REAL));
+  return bptt_team_run(job.plan.threads, NAME(backward_member), &job, p->poll, p->poll_context);
+}
+
+static int64_t NAME(workspace)(const bptt_problem *p, bptt_op op) {
+  arena a = {0};
+  if (op == BPTT_FORWARD)
+    (void)NAME(forward_plan)(p, &a);
+  else if (op == BPTT_BACKWARD)
+    (void)NAME(backward_plan)(p, &a);
+  else
+    (void)NAME(place_weights)(p, &a);
+  return arena_bytes(&a);
+}

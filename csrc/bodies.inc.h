@@ -1,0 +1,14 @@
+/* The kernel bodies of one (ISA, dtype) pair, in the order in which they build on one another. */
+#include "vec.inc.h"
+
+#include "act.inc.h"
+
+#include "gemm.inc.h"
+
+#include "pack.inc.h"
+
+#include "cell_lstm.inc.h"
+
+#include "forward.inc.h"
+
+#include "backward.inc.h"

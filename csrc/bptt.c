@@ -1,0 +1,116 @@
+/* Entry points: cheap checks, then the kernels of the active variant. */
+#include "bptt.h"
+#include "dispatch.h"
+#include "team.h"
+
+#include <stddef.h>
+
+/* Largest array of a problem is a few times T*B*(I+8H) or 16*H*(I+H) elements: 2^56 leaves the sums far from 2^63. */
+static int overflows(int64_t a, int64_t b, int64_t c) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) || __builtin_mul_overflow(product, c, &product) ||
+         product > INT64_C(1) << 56;
+}
+
+static bptt_status check_sizes(const bptt_problem *p) {
+  if (p->T < 0 || p->B < 0 || p->I < 0 || p->H < 1)
+    return BPTT_BAD_SIZE;
+  if (p->I > INT64_C(1) << 40 || p->H > INT64_C(1) << 40 || p->T > INT64_C(1) << 56 || p->B > INT64_C(1) << 56)
+    return BPTT_BAD_SIZE;
+  if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
+    return BPTT_BAD_SIZE;
+  if (p->cell != BPTT_LSTM || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 ||
+      p->variant < 0)
+    return BPTT_BAD_ARGUMENT;
+  return BPTT_OK;
+}
+
+static int has_weights(const bptt_problem *p) {
+  return (p->weight_ih || p->I == 0) && p->weight_hh;
+}
+
+static bptt_status check(const bptt_problem *p, bptt_op op) {
+  bptt_status status = check_sizes(p);
+  if (status)
+    return status;
+  int64_t tokens = p->T * p->B, wanted = 0;
+  if (!(op == BPTT_FORWARD && p->packed) && !has_weights(p))
+    return BPTT_BAD_ARGUMENT;
+  if (op != BPTT_PACK) {
+    if ((!p->x && tokens && p->I) || (!p->output && tokens) || !p->cells != !p->gates)
+      return BPTT_BAD_ARGUMENT;
+    if (op == BPTT_FORWARD && (!p->h_n || !p->c_n) && p->B)
+      return BPTT_BAD_ARGUMENT;
+    if (op == BPTT_BACKWARD && ((!p->gates && tokens) || (p->d_weight_ih && !p->d_weight_hh)))
+      return BPTT_BAD_ARGUMENT;
+    status = bptt_workspace(p, op, &wanted);
+    if (status)
+      return status;
+    if (wanted > p->workspace_bytes || (wanted && !p->workspace))
+      return BPTT_BAD_WORKSPACE;
+  }
+  return BPTT_OK;
+}
+
+static const bptt_kernels *kernels_for(const bptt_problem *p) {
+  const bptt_variant *variant = p->variant ? bptt_usable_variant(p->variant - 1) : bptt_dispatch();
+  return variant ? &variant->kernels[p->dtype] : NULL;
+}
+
+bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes) {
+  bptt_status status = check_sizes(p);
+  if (status)
+    return status;
+  const bptt_kernels *kernels = kernels_for(p);
+  if (!kernels)
+    return BPTT_BAD_VARIANT;
+  *bytes = kernels->workspace(p, op);
+  return *bytes < 0 ? BPTT_BAD_SIZE : BPTT_OK;
+}
+
+bptt_status bptt_pack(const bptt_problem *p, void *packed) {
+  bptt_status status = check(p, BPTT_PACK);
+  if (status)
+    return status;
+  const bptt_kernels *kernels = kernels_for(p);
+  if (!kernels)
+    return BPTT_BAD_VARIANT;
+  kernels->pack(p, packed);
+  return BPTT_OK;
+}
+
+bptt_status bptt_forward(const bptt_problem *p) {
+  bptt_status status = check(p, BPTT_FORWARD);
+  if (status)
+    return status;
+  return kernels_for(p)->forward(p) ? BPTT_INTERRUPTED : BPTT_OK;
+}
+
+bptt_status bptt_backward(const bptt_problem *p) {
+  bptt_status status = check(p, BPTT_BACKWARD);
+  if (status)
+    return status;
+  return kernels_for(p)->backward(p) ? BPTT_INTERRUPTED : BPTT_OK;
+}
+
+const char *bptt_status_text(bptt_status status) {
+  switch (status) {
+  case BPTT_OK:
+    return "no error";
+  case BPTT_BAD_SIZE:
+    return "a size is negative, the hidden size is zero, or a product of sizes overflows";
+  case BPTT_BAD_ARGUMENT:
+    return "an argument is out of range or missing";
+  case BPTT_BAD_WORKSPACE:
+    return "the workspace is too small";
+  case BPTT_BAD_VARIANT:
+    return "no kernel variant of that name runs on this machine (see BPTT_VARIANT)";
+  case BPTT_INTERRUPTED:
+    return "interrupted";
+  }
+  return "unknown status";
+}
+
+int bptt_has_openmp(void) {
+  return bptt_team_has_openmp();
+}

@@ -1,0 +1,106 @@
+/* bptt: recurrent layers forward and backward through time. The whole C interface.
+ *
+ * The library never allocates, prints, exits or keeps state between calls (but for the active variant and the
+ * threads that OpenMP holds). All memory is the caller's; every array is C-contiguous with elements of `dtype`.
+ * Shapes use T steps, B batch rows, I inputs, H hidden units; gates stand in the order i,f,g,o.
+ * NULL is allowed exactly where a comment says so. Errors come back as a status, never by any other way.
+ */
+#ifndef BPTT_H
+#define BPTT_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+  BPTT_OK = 0,
+  BPTT_BAD_SIZE,      /* a dimension is negative, H is zero, or a product of sizes overflows */
+  BPTT_BAD_ARGUMENT,  /* an enum out of range, or a pointer missing */
+  BPTT_BAD_WORKSPACE, /* workspace smaller than bptt_workspace() asks for */
+  BPTT_BAD_VARIANT,   /* no variant of that name, or this machine cannot run it */
+  BPTT_INTERRUPTED    /* poll() asked to stop; the outputs are undefined */
+} bptt_status;
+
+typedef enum { BPTT_F32 = 0, BPTT_F64 = 1 } bptt_dtype;
+typedef enum { BPTT_LSTM = 0 } bptt_cell;
+typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2 } bptt_op;
+
+typedef struct {
+  int64_t T, B, I, H;
+  int32_t cell;    /* bptt_cell */
+  int32_t dtype;   /* bptt_dtype */
+  int32_t threads; /* at most this many, 1 or more; the cost model may take fewer */
+  int32_t variant; /* 0: the active variant; else 1 + the rank of another one (for weights packed for it) */
+
+  /* Parameters, all in. */
+  const void *weight_ih;       /* (4H, I) */
+  const void *weight_hh;       /* (4H, H) */
+  const void *bias_ih;         /* (4H) or NULL */
+  const void *bias_hh;         /* (4H) or NULL */
+  const void *weight_peephole; /* (3, H) rows i,f,o, or NULL */
+  const void *packed;          /* what bptt_pack() wrote, or NULL: packed anew; forward only. When given, the
+                                  five pointers above are read only for being NULL or not. */
+
+  /* Forward. The initial states are in, the rest is out. */
+  const void *x;   /* (T, B, I) in */
+  const void *h_0; /* (B, H) in, or NULL for zeros */
+  const void *c_0; /* (B, H) in, or NULL for zeros */
+  void *output;    /* (T, B, H) out; h_t; in for backward */
+  void *h_n;       /* (B, H) out; may be the same array as h_0 */
+  void *c_n;       /* (B, H) out; may be the same array as c_0 */
+  void *cells;     /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
+  void *gates;     /* (T, B, 4, H) activated i,f,g,o: as cells */
+
+  /* Backward: reads the parameters, x, h_0, c_0, output, cells and gates, and changes none of them. */
+  const void *d_output;    /* (T, B, H) in, or NULL for zeros */
+  const void *d_h_n;       /* (B, H) in, or NULL for zeros */
+  const void *d_c_n;       /* (B, H) in, or NULL for zeros */
+  void *d_x;               /* (T, B, I) out, or NULL when not wanted */
+  void *d_h_0;             /* (B, H) out, or NULL */
+  void *d_c_0;             /* (B, H) out, or NULL */
+  void *d_weight_ih;       /* (4H, I) out, or NULL with d_weight_hh */
+  void *d_weight_hh;       /* (4H, H) out */
+  void *d_bias_ih;         /* (4H) out, or NULL */
+  void *d_bias_hh;         /* (4H) out, or NULL */
+  void *d_weight_peephole; /* (3, H) out, or NULL */
+  void *d_hidden;          /* (T, B, H) out: the gradient that reaches h_t; or NULL */
+  void *d_cells;           /* (T, B, H) out: the gradient that reaches c_t; or NULL */
+
+  void *workspace; /* scratch of at least bptt_workspace() bytes; any alignment, any content */
+  int64_t workspace_bytes;
+
+  /* Called now and then (every 50 ms or so) on the calling thread while a long call runs; a value other than
+     zero stops the call with BPTT_INTERRUPTED. NULL: never called. */
+  int (*poll)(void *context);
+  void *poll_context;
+} bptt_problem;
+
+/* Bytes of scratch that the operation needs for these sizes, dtype, threads and NULL pattern; for BPTT_PACK the
+ * bytes of the packed weights themselves (T and B do not matter). Always for the active variant. */
+bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes);
+
+/* Packs the parameters into `packed` (any alignment, bptt_workspace(BPTT_PACK) bytes) for the active variant. */
+bptt_status bptt_pack(const bptt_problem *p, void *packed);
+
+bptt_status bptt_forward(const bptt_problem *p);
+bptt_status bptt_backward(const bptt_problem *p);
+
+/* Variants of the kernels: one per instruction set. */
+int bptt_variant_count(void);                  /* how many this machine can run */
+const char *bptt_variant_name(int rank);       /* best first; NULL past the end */
+const char *bptt_active_variant(void);         /* the one that calls use; NULL when BPTT_VARIANT cannot run here */
+int bptt_active_rank(void);                    /* its rank, -1 when there is none */
+bptt_status bptt_use_variant(const char *name); /* NULL: the best one */
+
+/* What a status means, in English; never NULL. */
+const char *bptt_status_text(bptt_status status);
+
+/* 1 when built with OpenMP, else 0. */
+int bptt_has_openmp(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,26 @@
+/* The table that each instruction set fills in, and the choice among them. */
+#ifndef BPTT_DISPATCH_H
+#define BPTT_DISPATCH_H
+
+#include "bptt.h"
+
+typedef struct {
+  int64_t (*workspace)(const bptt_problem *p, bptt_op op); /* bytes, or -1 when a product of sizes overflows */
+  void (*pack)(const bptt_problem *p, void *packed);
+  int (*forward)(const bptt_problem *p); /* 1 when stopped by poll() */
+  int (*backward)(const bptt_problem *p);
+} bptt_kernels;
+
+typedef struct {
+  const char *name;
+  bptt_kernels kernels[2]; /* by bptt_dtype */
+} bptt_variant;
+
+/* The active variant; chosen on first use from BPTT_VARIANT or the best that CPU and OS allow. NULL when
+ * BPTT_VARIANT names one that cannot run. */
+const bptt_variant *bptt_dispatch(void);
+
+/* The variant of that rank among those that this machine can run, or NULL. */
+const bptt_variant *bptt_usable_variant(int rank);
+
+#endif

@@ -1,0 +1,274 @@
+/* The LSTM forward through time: tiles, one step, one thread's share of the call, the plan. */
+
+/* What one time step of one thread reads and writes; row 0 of each array is batch row 0. */
+typedef struct {
+  int64_t I, H;
+  const NAME(lstm_weights) * w;
+  const REAL *x;           /* (B, I) */
+  const REAL *h_prev;      /* rows h_pitch apart: H, or 0 for the one zero row that stands for a missing state */
+  const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
+  int64_t h_pitch, c_pitch;
+  REAL *h, *c;             /* (B, H) */
+  REAL *gates;             /* (B, 4, H) or NULL */
+  range rows, blocks;      /* this thread's */
+  const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
+  int64_t z_block;         /* from block to block in z */
+} NAME(forward_step);
+
+/* From the pre-activations of LANES units of row b to its new state. */
+INLINE void NAME(forward_unit)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block) {
+  int64_t unit = block * LANES, H = s->H;
+  int lanes = (int)min_i64(LANES, H - unit);
+  const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
+  const REAL *c_prev = s->c_prev + b * s->c_pitch + unit;
+  REAL *h = s->h + b * H + unit, *c = s->c + b * H + unit;
+  REAL *gates = s->gates ? s->gates + b * GATES * H + unit : NULL;
+  if (lanes == LANES) {
+    NAME(lstm_step) n = NAME(lstm_cell)(z, vload(c_prev), peephole);
+    vstore(h, n.h);
+    vstore(c, n.c);
+    if (gates) {
+      vstore(gates, n.i);
+      vstore(gates + H, n.f);
+      vstore(gates + 2 * H, n.g);
+      vstore(gates + 3 * H, n.o);
+    }
+  } else {
+    NAME(lstm_step) n = NAME(lstm_cell)(z, vload_n(c_prev, lanes), peephole);
+    vstore_n(h, n.h, lanes);
+    vstore_n(c, n.c, lanes);
+    if (gates) {
+      vstore_n(gates, n.i, lanes);
+      vstore_n(gates + H, n.f, lanes);
+      vstore_n(gates + 2 * H, n.g, lanes);
+      vstore_n(gates + 3 * H, n.o, lanes);
+    }
+  }
+}
+
+/* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
+INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
+  const NAME(lstm_weights) *w = s->w;
+  vec sum[R][GATES], z[R][GATES];
+  if (s->z) {
+    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
+    }
+  } else {
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
+    }
+    NAME(tile_product)(R, GATES, sum, s->I, s->x + b * s->I, s->I, 1, w->ih + block * s->I * GATES * LANES);
+  }
+  NAME(tile_product)(R, GATES, sum, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
+                     w->hh + block * s->H * GATES * LANES);
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int g = 0; g < GATES; g++) z[r][g] = sum[r][g];
+  }
+  for (int r = 0; r < R; r++) /* a loop on purpose: unrolled, the cells would not fit the instruction cache */
+    NAME(forward_unit)(s, z[r], b + r, block);
+}
+
+/* One row, N blocks at once. */
+INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
+  const NAME(lstm_weights) *w = s->w;
+  int64_t ih_pitch = s->I * GATES * LANES, hh_pitch = s->H * GATES * LANES;
+  vec sum[N][GATES], z[N][GATES];
+  if (s->z) {
+    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    UNROLL for (int n = 0; n < N; n++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(from + n * s->z_block + g * LANES);
+    }
+  } else {
+    UNROLL for (int n = 0; n < N; n++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(w->bias + ((block + n) * GATES + g) * LANES);
+    }
+    NAME(lone_product)(N, GATES, sum, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
+  }
+  NAME(lone_product)(N, GATES, sum, s->H, s->h_prev + b * s->h_pitch, 0, w->hh + block * hh_pitch, hh_pitch);
+  UNROLL for (int n = 0; n < N; n++) {
+    UNROLL for (int g = 0; g < GATES; g++) z[n][g] = sum[n][g];
+  }
+  for (int n = 0; n < N; n++)
+    NAME(forward_unit)(s, z[n], b, block + n);
+}
+
+static void NAME(forward_step_run)(const NAME(forward_step) * s) {
+  int64_t rows = s->rows.end - s->rows.begin;
+  if (rows == 1) {
+    for (int64_t block = s->blocks.begin; block < s->blocks.end;) {
+      int64_t n = next_tile(s->blocks.end - block, LONE_BLOCKS);
+#define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
+      SWITCH_ROWS(n, LONE_BLOCKS, CASE)
+#undef CASE
+      block += n;
+    }
+    return;
+  }
+  for (int64_t block = s->blocks.begin; block < s->blocks.end; block++) {
+    for (int64_t b = s->rows.begin; b < s->rows.end;) {
+      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
+#define CASE(R) NAME(forward_tile)(R, s, b, block)
+      SWITCH_ROWS(n, TILE_ROWS, CASE)
+#undef CASE
+      b += n;
+    }
+  }
+}
+
+/* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
+INLINE void NAME(input_tile)(int R, const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+                             int64_t z_pitch, int64_t block) {
+  vec sum[R][GATES];
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
+  }
+  NAME(tile_product)(R, GATES, sum, I, x, x_pitch, 1, w->ih + block * I * GATES * LANES);
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
+  }
+}
+
+/* `tokens` rows of x, x_pitch apart, against one block. */
+static void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+                            int64_t z_pitch, int64_t block, int64_t tokens) {
+  while (tokens > 0) {
+    int64_t n = next_tile(tokens, TILE_ROWS);
+#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block)
+    SWITCH_ROWS(n, TILE_ROWS, CASE)
+#undef CASE
+    tokens -= n;
+    x += n * x_pitch;
+    z += n * z_pitch;
+  }
+}
+
+typedef struct {
+  const bptt_problem *p;
+  plan plan;
+  NAME(lstm_weights) w;
+  REAL *zero; /* (H) zeros, for states that are not given */
+  REAL *z;    /* hoisted products of one chunk, all threads */
+} NAME(forward_job);
+
+/* The input product of steps t .. t+steps-1 for this thread's rows and blocks. */
+static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
+                              range blocks) {
+  const bptt_problem *p = job->p;
+  const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
+  int64_t n = rows.end - rows.begin, unit = GATES * LANES;
+  for (int64_t block = blocks.begin; block < blocks.end; block++, z += job->plan.chunk * n * unit) {
+    if (n == p->B) {
+      NAME(input_run)(&job->w, p->I, x, p->I, z, unit, block, steps * n);
+    } else if (n < TILE_ROWS / 2) { /* few rows a step: tiles along time */
+      for (int64_t b = 0; b < n; b++)
+        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block, steps);
+    } else {
+      for (int64_t s = 0; s < steps; s++)
+        NAME(input_run)(&job->w, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, block, n);
+    }
+  }
+}
+
+/* State arrays of step t: what it reads and where it writes. */
+static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t) {
+  const bptt_problem *p = job->p;
+  int64_t state = p->B * p->H;
+  s->x = (const REAL *)p->x + t * p->B * p->I;
+  s->h = (REAL *)p->output + t * state;
+  s->c = p->cells ? (REAL *)p->cells + t * state : p->c_n;
+  s->gates = p->gates ? (REAL *)p->gates + t * GATES * state : NULL;
+  s->h_pitch = s->c_pitch = p->H;
+  if (t > 0) {
+    s->h_prev = s->h - state;
+    s->c_prev = p->cells ? s->c - state : s->c;
+    return;
+  }
+  s->h_prev = p->h_0;
+  s->c_prev = p->c_0;
+  if (!p->h_0) {
+    s->h_prev = job->zero;
+    s->h_pitch = 0;
+  }
+  if (!p->c_0) {
+    s->c_prev = job->zero;
+    s->c_pitch = 0;
+  }
+}
+
+/* h_n and c_n, each thread its own part. */
+static void NAME(forward_final)(const NAME(forward_job) * job, range rows, range blocks) {
+  const bptt_problem *p = job->p;
+  int64_t first = blocks.begin * LANES, count = min_i64(blocks.end * LANES, p->H) - first;
+  int64_t last = (p->T - 1) * p->B;
+  for (int64_t b = rows.begin; b < rows.end && count > 0; b++) {
+    int64_t to = b * p->H + first;
+    REAL *h_n = (REAL *)p->h_n + to, *c_n = (REAL *)p->c_n + to;
+    const REAL *h = p->T ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
+    const REAL *c = !p->T         ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
+                    : p->cells ? (const REAL *)p->cells + last * p->H + to
+                               : c_n;
+    memmove(h_n, h, (size_t)count * sizeof(REAL));
+    memmove(c_n, c, (size_t)count * sizeof(REAL));
+  }
+}
+
+static void NAME(forward_member)(const void *context, bptt_team *team, int rank) {
+  const NAME(forward_job) *job = context;
+  const bptt_problem *p = job->p;
+  const plan *plan = &job->plan;
+  int split_rows = plan->regime == SPLIT_ROWS;
+  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w};
+  s.rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
+  s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
+  int64_t n = s.rows.end - s.rows.begin, own = s.blocks.end - s.blocks.begin, unit = GATES * LANES;
+  REAL *z = split_rows ? job->z + s.rows.begin * plan->chunk * job->w.blocks * unit
+                       : job->z + s.blocks.begin * plan->chunk * p->B * unit;
+  s.z_block = plan->chunk * n * unit;
+  if (!p->packed) {
+    NAME(pack_forward)(p, &job->w, share(job->w.blocks, rank, team->size));
+    if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
+      return;
+  }
+  double flops = 2.0 * unit * (double)own * (double)n * (double)(p->I + p->H);
+  for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
+    int64_t t1 = min_i64(t0 + plan->chunk, p->T);
+    if (plan->hoist)
+      NAME(input_chunk)(job, z, t0, t1 - t0, s.rows, s.blocks);
+    for (int64_t t = t0; t < t1; t++) {
+      NAME(forward_bind)(job, &s, t);
+      s.z = plan->hoist ? z + (t - t0) * n * unit : NULL;
+      NAME(forward_step_run)(&s);
+      int stop = bptt_team_progress(team, rank, flops);
+      if (plan->regime == SPLIT_HIDDEN)
+        stop = bptt_team_wait(team, rank);
+      if (stop)
+        return;
+    }
+  }
+  NAME(forward_final)(job, s.rows, s.blocks);
+}
+
+static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
+  NAME(forward_job) job = {.p = p};
+  if (p->packed) {
+    arena packed = arena_on((void *)p->packed);
+    job.w = NAME(place_weights)(p, &packed);
+  } else {
+    job.w = NAME(place_weights)(p, a);
+  }
+  job.plan = plan_forward(p, LANES, sizeof(REAL), TILE_ROWS);
+  job.zero = arena_take(a, p->H, sizeof(REAL));
+  job.z = job.plan.hoist
+              ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
+              : NULL;
+  return job;
+}
+
+static int NAME(forward)(const bptt_problem *p) {
+  arena a = arena_on(p->workspace);
+  NAME(forward_job) job = NAME(forward_plan)(p, &a);
+  memset(job.zero, 0, (size_t)p->H * sizeof(REAL));
+  return bptt_team_run(job.plan.threads, NAME(forward_member), &job, p->poll, p->poll_context);
+}

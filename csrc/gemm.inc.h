@@ -1,0 +1,45 @@
+/* Products on a tile of registers: the only loops over k of the library.
+ *
+ * One operand is read element by element and spread over a vector ("rows" of a tile: batch rows, tokens or gates);
+ * the other is a packed panel: k ascending, `vecs` vectors in a row for each k. Each element of the tile is one
+ * chain of fused multiply-adds with k ascending, so its bits do not depend on the tile it happens to be in.
+ */
+
+/* acc[r][v] += sum over k of a[r*row + k*step] * panel[k][v] */
+INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t depth, const REAL *a, int64_t row,
+                               int64_t step, const REAL *panel) {
+  for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
+    vec w[4];
+    UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
+    UNROLL for (int r = 0; r < rows; r++) {
+      vec a_rk = vset1(a[r * row]);
+      UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = vfma(a_rk, w[v], acc[r][v]);
+    }
+  }
+}
+
+/* One row, `panels` panels of `vecs` vectors at once: enough independent chains to fill the FMA units.
+ * Panel n starts at panel + n*pitch and meets the row at a + n*shift. */
+INLINE void NAME(lone_product)(int panels, int vecs, vec acc[panels][vecs], int64_t depth, const REAL *a,
+                               int64_t shift, const REAL *panel, int64_t pitch) {
+  for (int64_t k = 0; k < depth; k++, panel += vecs * LANES) {
+    UNROLL for (int n = 0; n < panels; n++) {
+      vec a_k = vset1(a[n * shift + k]);
+      UNROLL for (int v = 0; v < vecs; v++) acc[n][v] = vfma(a_k, vload(panel + n * pitch + v * LANES), acc[n][v]);
+    }
+  }
+}
+
+/* Calls CASE(R) with the literal R equal to `rows`, so that the tile's size is known where it is inlined. */
+#define ROW_CASE(CASE, R)                                                                                              \
+  case R:                                                                                                              \
+    CASE(R);                                                                                                           \
+    break;
+#define ROWS_UP_TO_2(CASE) ROW_CASE(CASE, 1) ROW_CASE(CASE, 2)
+#define ROWS_UP_TO_3(CASE) ROWS_UP_TO_2(CASE) ROW_CASE(CASE, 3)
+#define ROWS_UP_TO_4(CASE) ROWS_UP_TO_3(CASE) ROW_CASE(CASE, 4)
+#define ROWS_UP_TO_6(CASE) ROWS_UP_TO_4(CASE) ROW_CASE(CASE, 5) ROW_CASE(CASE, 6)
+#define ROWS_UP_TO_7(CASE) ROWS_UP_TO_6(CASE) ROW_CASE(CASE, 7)
+#define ROWS_UP_TO_8(CASE) ROWS_UP_TO_7(CASE) ROW_CASE(CASE, 8)
+#define SWITCH_ROWS(rows, most, CASE)                                                                                  \
+  switch (rows) { PASTE(ROWS_UP_TO_, most)(CASE) }

@@ -1,0 +1,13 @@
+/* AVX-512 (F, BW, DQ, VL): 32 registers of 64 bytes. */
+#if !defined(__AVX512F__) || !defined(__AVX512VL__) || !defined(__FMA__)
+#error "compile this file with the AVX-512 flags of csrc/CMakeLists.txt"
+#endif
+#include <immintrin.h>
+
+#define VARIANT avx512
+#define ISA_AVX512
+#define VEC_BYTES 64
+#define TILE_ROWS 7 /* 7 x 4 sums + 4 weights = all 32 registers */
+#define WIDE_ROWS 8
+#define LONE_BLOCKS 4
+#include "../variant.inc.h"

@@ -1,0 +1,104 @@
+/* Packed weights.
+ *
+ * Forward: hidden units stand in blocks of LANES, the last one padded with zeros. For each block and each k the four
+ * gates lie side by side, [block][k][gate i,f,g,o][LANES]: one k-step of one block is 4*LANES numbers in a row.
+ * Backward and dx: the rows of weight_hh and weight_ih are what k runs over there, and their columns stand in
+ * panels of up to WIDE_VECS vectors, [panel][k over 4H][vecs][LANES], again padded with zeros.
+ */
+
+#define GATES 4
+#define WIDE_VECS 2
+
+typedef struct {
+  int64_t blocks; /* ceil(H / LANES) */
+  REAL *bias;     /* [blocks][4][LANES], b_ih + b_hh */
+  REAL *peephole; /* [blocks][3][LANES] or NULL */
+  REAL *ih;       /* [blocks][I][4][LANES] */
+  REAL *hh;       /* [blocks][H][4][LANES] */
+} NAME(lstm_weights);
+
+static NAME(lstm_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
+  NAME(lstm_weights) w;
+  w.blocks = ceil_div(p->H, LANES);
+  w.bias = arena_take(a, w.blocks * GATES * LANES, sizeof(REAL));
+  w.peephole = p->weight_peephole ? arena_take(a, w.blocks * 3 * LANES, sizeof(REAL)) : NULL;
+  w.ih = arena_take(a, w.blocks * GATES * LANES * p->I, sizeof(REAL));
+  w.hh = arena_take(a, w.blocks * GATES * LANES * p->H, sizeof(REAL));
+  return w;
+}
+
+/* One block of a (4H, depth) matrix: dst[k][gate][lane] = src[gate*H + unit + lane][k]. */
+static void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit) {
+  int lanes = (int)min_i64(LANES, H - unit);
+  enum { STRIP = 16 }; /* k's at a time: a cache line of each source row */
+  for (int64_t k0 = 0; k0 < depth; k0 += STRIP) {
+    int64_t k1 = min_i64(k0 + STRIP, depth);
+    for (int gate = 0; gate < GATES; gate++) {
+      for (int lane = 0; lane < LANES; lane++) {
+        REAL *to = dst + gate * LANES + lane;
+        const REAL *from = src + (gate * H + unit + lane) * depth;
+        for (int64_t k = k0; k < k1; k++)
+          to[k * GATES * LANES] = lane < lanes ? from[k] : 0;
+      }
+    }
+  }
+}
+
+/* Packs blocks [blocks.begin, blocks.end) of all that forward needs. */
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(lstm_weights) * w, range blocks) {
+  const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh, *peephole = p->weight_peephole;
+  int64_t H = p->H, panel = GATES * LANES;
+  for (int64_t block = blocks.begin; block < blocks.end; block++) {
+    int64_t unit = block * LANES;
+    for (int gate = 0; gate < GATES; gate++) {
+      for (int lane = 0; lane < LANES; lane++) {
+        int64_t row = gate * H + unit + lane, inside = unit + lane < H;
+        REAL sum = 0;
+        if (inside)
+          sum = b_ih && b_hh ? b_ih[row] + b_hh[row] : b_ih ? b_ih[row] : b_hh ? b_hh[row] : 0;
+        w->bias[block * panel + gate * LANES + lane] = sum;
+        if (peephole && gate < 3)
+          w->peephole[(block * 3 + gate) * LANES + lane] = inside ? peephole[row] : 0;
+      }
+    }
+    NAME(pack_block)(w->ih + block * panel * p->I, p->weight_ih, H, p->I, unit);
+    NAME(pack_block)(w->hh + block * panel * H, p->weight_hh, H, H, unit);
+  }
+}
+
+/* Panels over the columns of a row-major (depth, width) matrix. */
+static int64_t NAME(wide_panels)(int64_t width) {
+  return ceil_div(ceil_div(width, LANES), WIDE_VECS);
+}
+
+/* Vectors in panel n: WIDE_VECS but for the last one. */
+static int NAME(wide_vecs)(int64_t width, int64_t n) {
+  return (int)min_i64(WIDE_VECS, ceil_div(width, LANES) - n * WIDE_VECS);
+}
+
+/* dst[k][vecs][LANES] = src[k*pitch + column ...], zeros past `width`. */
+static void NAME(pack_panel)(REAL *dst, const REAL *src, int64_t pitch, int64_t depth, int64_t width, int64_t column,
+                             int vecs) {
+  for (int64_t k = 0; k < depth; k++, src += pitch, dst += vecs * LANES) {
+    for (int v = 0; v < vecs; v++) {
+      int64_t left = width - column - v * LANES;
+      vec a = left >= LANES ? vload(src + column + v * LANES)
+              : left > 0    ? vload_n(src + column + v * LANES, (int)left)
+                            : (vec){0};
+      vstore(dst + v * LANES, a);
+    }
+  }
+}
+
+/* Packs panels [panels.begin, panels.end) of a (depth, width) matrix; every panel but the last is WIDE_VECS wide. */
+static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t depth, int64_t width, range panels) {
+  for (int64_t n = panels.begin; n < panels.end; n++)
+    NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth, src, width, depth, width, n * WIDE_VECS * LANES,
+                     NAME(wide_vecs)(width, n));
+}
+
+static void NAME(pack)(const bptt_problem *p, void *packed) {
+  arena a = arena_on(packed);
+  NAME(lstm_weights) w = NAME(place_weights)(p, &a);
+  NAME(pack_forward)(p, &w, share(w.blocks, 0, 1));
+}

@@ -1,0 +1,65 @@
+/* The cost model: how many threads, which split, hoisted or fused. Cycles are estimates; only their order matters. */
+#include "plan.h"
+
+enum { GATES = 4 };
+
+static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
+static const double L3_BYTES_PER_CYCLE = 22;
+static const double L2_BYTES = 900e3;      /* what weights may take of a 1 MB L2 */
+static const double BARRIER = 250;         /* two threads, own flags */
+static const double REGION = 20000;        /* entering and leaving a parallel region, threads half awake */
+static const double CELL = 90;             /* pointwise part of one vector of units */
+static const int64_t HOIST_BYTES = 192 * 1024; /* of hoisted products that one thread keeps in its L2 */
+
+/* One thread's step: `rows` batch rows against `blocks` blocks of 4-vector panels of the given depth. */
+static double step_cycles(double rows, double blocks, double depth, double vec_bytes, int tile_rows) {
+  double panel = GATES * depth * vec_bytes, tiles = ceil_div((int64_t)rows, tile_rows);
+  double fma = rows * GATES * depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
+  double cycles = fma > stream ? fma : stream;
+  if (panel * blocks > L2_BYTES && panel / L3_BYTES_PER_CYCLE > cycles)
+    cycles = panel / L3_BYTES_PER_CYCLE;
+  return blocks * (cycles + rows * CELL);
+}
+
+/* Serial, rows split or hidden units split: the least of the three. `units`: blocks (or panels) that can be split. */
+static plan choose_regime(const bptt_problem *p, int64_t units, double depth, double vec_bytes, int tile_rows) {
+  int most = p->threads > 256 ? 256 : p->threads;
+  plan chosen = {SERIAL, 1, 0, 1};
+  double T = (double)p->T, best = T * step_cycles((double)p->B, (double)units, depth, vec_bytes, tile_rows);
+  if (most < 2)
+    return chosen;
+  double rows = REGION + T * step_cycles((double)ceil_div(p->B, most), (double)units, depth, vec_bytes, tile_rows);
+  double hidden =
+      REGION + T * (BARRIER + step_cycles((double)p->B, (double)ceil_div(units, most), depth, vec_bytes, tile_rows));
+  if (rows < best && p->B > 1) {
+    best = rows;
+    chosen.regime = SPLIT_ROWS;
+    chosen.threads = (int)min_i64(most, p->B);
+  }
+  if (hidden < best && units > 1) {
+    chosen.regime = SPLIT_HIDDEN;
+    chosen.threads = (int)min_i64(most, units);
+  }
+  return chosen;
+}
+
+plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
+  int64_t blocks = ceil_div(p->H, lanes), panel_bytes = GATES * lanes * size;
+  double depth = (double)(p->I + p->H), vec_bytes = (double)lanes * size;
+  plan chosen = choose_regime(p, blocks, depth, vec_bytes, tile_rows);
+  int64_t rows = chosen.regime == SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
+  int64_t own = chosen.regime == SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
+  int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
+  int few_rows = 2 * rows < tile_rows, outgrows = depth * (double)(own * panel_bytes) > L2_BYTES;
+  chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (few_rows || outgrows);
+  chosen.chunk = chosen.hoist ? min_i64(steps, p->T) : max_i64(1, p->T);
+  return chosen;
+}
+
+plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows) {
+  enum { CHUNK_TOKENS = 256 };
+  int64_t panels = ceil_div(ceil_div(p->H, lanes), 2);
+  plan chosen = choose_regime(p, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
+  chosen.chunk = max_i64(1, min_i64(p->T, CHUNK_TOKENS / max_i64(1, p->B)));
+  return chosen;
+}

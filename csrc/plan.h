@@ -1,0 +1,89 @@
+/* How a call is divided: ranges over threads and tiles, the memory of the workspace. No arithmetic on data. */
+#ifndef BPTT_PLAN_H
+#define BPTT_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bptt.h"
+
+typedef struct {
+  int64_t begin, end;
+} range;
+
+/* Part `rank` of n items over `size` members, as even as whole items allow. */
+static inline range share(int64_t n, int rank, int size) {
+  int64_t each = n / size, more = n % size;
+  range r;
+  r.begin = each * rank + (rank < more ? rank : more);
+  r.end = r.begin + each + (rank < more);
+  return r;
+}
+
+static inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+static inline int64_t min_i64(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+static inline int64_t max_i64(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+/* Rows of the next tile when `rows` are left and a tile holds `most`: tiles of one pass differ by one row at most,
+ * so that no pass ends on a tile that leaves the FMA units half empty. */
+static inline int64_t next_tile(int64_t rows, int64_t most) {
+  return ceil_div(rows, ceil_div(rows, most));
+}
+
+/* The workspace is handed out piece by piece, each on a cache line of its own. With a null base it only counts. */
+typedef struct {
+  char *base;
+  int64_t used;
+  int overflow;
+} arena;
+
+enum { ARENA_ALIGN = 64 };
+
+static inline arena arena_on(void *base) {
+  arena a = {(char *)(((uintptr_t)base + ARENA_ALIGN - 1) & ~(uintptr_t)(ARENA_ALIGN - 1)), 0, 0};
+  return a;
+}
+
+static inline void *arena_take(arena *a, int64_t count, int64_t element_bytes) {
+  int64_t bytes;
+  char *p = a->base ? a->base + a->used : NULL;
+  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes > INT64_C(1) << 60 || a->used > INT64_C(1) << 60) {
+    a->overflow = 1;
+    return NULL;
+  }
+  a->used += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+  return p;
+}
+
+/* Bytes to ask of the caller, whose buffer may start anywhere; -1 after an overflow. */
+static inline int64_t arena_bytes(const arena *a) {
+  return a->overflow ? -1 : a->used ? a->used + ARENA_ALIGN : 0;
+}
+
+/* Who works on what in the time loop. */
+typedef enum {
+  SERIAL,      /* one thread, no parallel region */
+  SPLIT_ROWS,  /* each thread its own batch rows: they never meet inside the time loop */
+  SPLIT_HIDDEN /* each thread its own hidden units: one barrier a step */
+} regime;
+
+typedef struct {
+  regime regime;
+  int threads;
+  int hoist;          /* input product of a chunk of steps ahead of the recurrence, else fused with it */
+  int64_t chunk;      /* time steps in a chunk */
+} plan;
+
+/* The cost model (plan.c). lanes: elements of a vector; size: bytes of an element; tile_rows: rows of a full tile. */
+plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows);
+plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows);
+
+#endif

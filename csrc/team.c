@@ -1,0 +1,165 @@
+/* Threads: one OpenMP region per call, own barrier, fork and floating-point rules. Only this file knows OpenMP. */
+#define _GNU_SOURCE
+#include "team.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__x86_64__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
+enum {
+  HOT_SPINS = 512,     /* bare loads: a barrier of two awake threads ends within them (48 ns measured) */
+  RELAXED_SPINS = 1024 /* with a pause each, some tens of microseconds; then the core is given away */
+};
+
+static const double POLL_FLOPS = 2e8;          /* 2 to 20 ms of work between two looks at the clock */
+static const int64_t POLL_INTERVAL = 50000000; /* ns */
+
+/* ---- floating-point mode: flush-to-zero and denormals-are-zero while a task runs ---- */
+
+#if defined(__x86_64__)
+typedef unsigned int fp_mode;
+static fp_mode fp_enter(void) {
+  fp_mode old = __builtin_ia32_stmxcsr();
+  __builtin_ia32_ldmxcsr(old | 0x8040u);
+  return old;
+}
+static void fp_leave(fp_mode old) {
+  /* The exception flags raised meanwhile are ours, not the caller's: the register goes back as it was. */
+  __builtin_ia32_ldmxcsr(old);
+}
+#elif defined(__aarch64__)
+typedef uint64_t fp_mode;
+static fp_mode fp_enter(void) {
+  fp_mode old;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+  __asm__ volatile("msr fpcr, %0" : : "r"(old | (UINT64_C(1) << 24)));
+  return old;
+}
+static void fp_leave(fp_mode old) {
+  __asm__ volatile("msr fpcr, %0" : : "r"(old));
+}
+#else
+typedef int fp_mode;
+static fp_mode fp_enter(void) {
+  return 0;
+}
+static void fp_leave(fp_mode old) {
+  (void)old;
+}
+#endif
+
+/* ---- fork: a pool of libgomp does not survive it, and the child's first region would wait for ever ---- */
+
+#ifdef _OPENMP
+static void before_fork(void) {
+#if _OPENMP >= 201811 || __GNUC__ >= 9 /* libgomp has had it since GCC 9 */
+  if (!omp_in_parallel())
+    omp_pause_resource_all(omp_pause_soft); /* the pool ends here and comes back at the next region */
+#endif
+}
+
+static void watch_forks(void) {
+  (void)pthread_atfork(before_fork, NULL, NULL);
+}
+#endif
+
+static int64_t now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void run_member(bptt_team *team, int rank, bptt_task task, const void *context) {
+  fp_mode mode = fp_enter();
+  task(context, team, rank);
+  fp_leave(mode);
+  /* Whoever still waits at a barrier need not wait for this member any more. */
+  atomic_store_explicit(&team->members[rank].epoch, INT64_MAX, memory_order_release);
+}
+
+int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(void *), void *poll_context) {
+  bptt_team team;
+  if (threads > BPTT_MAX_THREADS)
+    threads = BPTT_MAX_THREADS;
+  team.size = 1;
+  atomic_init(&team.stopped, 0);
+  team.poll = poll;
+  team.poll_context = poll_context;
+  team.unpolled = 0;
+  team.deadline = 0;
+#ifdef _OPENMP
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  if (threads > 1) {
+    pthread_once(&once, watch_forks);
+    for (int rank = 0; rank < threads; rank++)
+      atomic_init(&team.members[rank].epoch, 0);
+#pragma omp parallel num_threads(threads)
+    {
+      /* OpenMP may give fewer threads than were asked for (limits, nesting): all members see the real number. */
+      if (omp_get_thread_num() == 0)
+        team.size = omp_get_num_threads();
+#pragma omp barrier
+      run_member(&team, omp_get_thread_num(), task, context);
+    }
+    return atomic_load(&team.stopped);
+  }
+#endif
+  atomic_init(&team.members[0].epoch, 0);
+  run_member(&team, 0, task, context);
+  return atomic_load(&team.stopped);
+}
+
+int bptt_team_wait(bptt_team *team, int rank) {
+  if (team->size == 1)
+    return atomic_load_explicit(&team->stopped, memory_order_relaxed);
+  atomic_llong *mine = &team->members[rank].epoch;
+  long long epoch = atomic_load_explicit(mine, memory_order_relaxed) + 1;
+  atomic_store_explicit(mine, epoch, memory_order_release);
+  for (int other = 0; other < team->size; other++) {
+    atomic_llong *theirs = &team->members[other].epoch;
+    for (int spins = 0; atomic_load_explicit(theirs, memory_order_acquire) < epoch; spins++) {
+      if (spins >= HOT_SPINS + RELAXED_SPINS)
+        sched_yield();
+      else if (spins >= HOT_SPINS)
+        RELAX();
+    }
+  }
+  return atomic_load_explicit(&team->stopped, memory_order_relaxed);
+}
+
+int bptt_team_progress(bptt_team *team, int rank, double flops) {
+  if (rank == 0 && team->poll) {
+    team->unpolled += flops;
+    if (team->unpolled > POLL_FLOPS) {
+      int64_t time = now();
+      team->unpolled = 0;
+      if (!team->deadline) {
+        team->deadline = time + POLL_INTERVAL;
+      } else if (time >= team->deadline) {
+        team->deadline = time + POLL_INTERVAL;
+        if (team->poll(team->poll_context))
+          atomic_store(&team->stopped, 1);
+      }
+    }
+  }
+  return atomic_load_explicit(&team->stopped, memory_order_relaxed);
+}
+
+int bptt_team_has_openmp(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}

@@ -1,0 +1,40 @@
+/* A team of threads for the length of one call: one OpenMP region, a barrier of our own, a way to stop early. */
+#ifndef BPTT_TEAM_H
+#define BPTT_TEAM_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define BPTT_MAX_THREADS 256
+#define BPTT_CACHE_LINE 64
+
+typedef struct {
+  _Alignas(BPTT_CACHE_LINE) atomic_llong epoch; /* barriers this member has reached; its own line: no false sharing */
+} bptt_member;
+
+typedef struct bptt_team {
+  int size;           /* members that really run, which may be fewer than were asked for */
+  atomic_int stopped; /* set once poll() asks to stop */
+  int (*poll)(void *context);
+  void *poll_context;
+  double unpolled;  /* work since the clock was last read; rank 0 only */
+  int64_t deadline; /* next time to call poll(), ns of the monotonic clock; rank 0 only */
+  bptt_member members[BPTT_MAX_THREADS];
+} bptt_team;
+
+typedef void (*bptt_task)(const void *context, bptt_team *team, int rank);
+
+/* Runs task on `threads` members with denormals flushed to zero, restores the floating-point mode of each, and
+ * returns 1 when poll() stopped it, else 0. One thread runs it without a parallel region. */
+int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(void *), void *poll_context);
+
+/* Waits for all members; 1 when the team was stopped: the caller must return from its task then. */
+int bptt_team_wait(bptt_team *team, int rank);
+
+/* Accounts for work done (floating-point operations) and polls when 50 ms or so have gone by. Returns 1 when the
+ * team was stopped. Every member may call it; only rank 0, the calling thread, ever polls. */
+int bptt_team_progress(bptt_team *team, int rank, double flops);
+
+int bptt_team_has_openmp(void);
+
+#endif

@@ -1,0 +1,166 @@
+/* Vector vocabulary of one (ISA, dtype) pair: the only file of the kernels where an intrinsic may stand.
+ *
+ * Wanted from the including stub: VEC_BYTES, exactly one of ISA_AVX512, ISA_AVX2, ISA_NEON, ISA_BASELINE,
+ * and REAL, REAL_BITS, NAME(). `+ - * / < ==` are the compiler's own on these types (GNU C vector extensions).
+ * Built with -ffp-contract=off: a multiplication and an addition fuse only where vfma() says so, so the
+ * bits of a value do not depend on how the compiler happened to inline the code around it.
+ */
+
+/* The short names stand for this dtype's; a name must be free while NAME() pastes it. */
+#undef vec
+#undef ivec
+#undef vset1
+#undef vload
+#undef vstore
+#undef vload_n
+#undef vstore_n
+#undef vfma
+#undef vmin
+#undef vmax
+#undef vabs
+#undef vcopysign
+#undef vselect_lt
+
+typedef REAL NAME(vec) __attribute__((vector_size(VEC_BYTES)));
+typedef REAL NAME(vec_any) __attribute__((vector_size(VEC_BYTES), aligned(REAL_BITS / 8), may_alias));
+#if REAL_BITS == 32
+typedef int32_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+#else
+typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
+#endif
+
+#define vec NAME(vec)
+#define ivec NAME(ivec)
+#define LANES ((int)(VEC_BYTES / sizeof(REAL)))
+
+#define vset1 NAME(vset1)
+#define vload NAME(vload)
+#define vstore NAME(vstore)
+#define vload_n NAME(vload_n)
+#define vstore_n NAME(vstore_n)
+#define vfma NAME(vfma)
+#define vmin NAME(vmin)
+#define vmax NAME(vmax)
+#define vabs NAME(vabs)
+#define vcopysign NAME(vcopysign)
+#define vselect_lt NAME(vselect_lt)
+
+/* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). */
+#undef VI
+#if defined(ISA_AVX512)
+#if REAL_BITS == 32
+#define VI(op) _mm512_##op##_ps
+#else
+#define VI(op) _mm512_##op##_pd
+#endif
+#elif defined(ISA_AVX2)
+#if REAL_BITS == 32
+#define VI(op) _mm256_##op##_ps
+#else
+#define VI(op) _mm256_##op##_pd
+#endif
+#endif
+
+static inline vec vset1(REAL a) {
+  return a - (vec){0}; /* folds into a broadcast: a - 0 is a, also for -0 and NaN */
+}
+
+static inline vec vload(const REAL *p) {
+  return *(const NAME(vec_any) *)p;
+}
+
+static inline void vstore(REAL *p, vec a) {
+  *(NAME(vec_any) *)p = a;
+}
+
+/* The first n of the lanes (0 < n <= LANES); the others read as zero and are not touched in memory. */
+static inline vec vload_n(const REAL *p, int n) {
+#if defined(ISA_AVX512)
+  return VI(maskz_loadu)((1u << n) - 1u, p);
+#elif defined(ISA_AVX2) && REAL_BITS == 32
+  return VI(maskload)(p, (__m256i)(((ivec){0, 1, 2, 3, 4, 5, 6, 7}) < n));
+#elif defined(ISA_AVX2)
+  return VI(maskload)(p, (__m256i)(((ivec){0, 1, 2, 3}) < n));
+#else
+  if (n == LANES)
+    return vload(p);
+  vec a = {0};
+  for (int v = 0; v < n; v++)
+    a[v] = p[v];
+  return a;
+#endif
+}
+
+static inline void vstore_n(REAL *p, vec a, int n) {
+#if defined(ISA_AVX512)
+  VI(mask_storeu)(p, (1u << n) - 1u, a);
+#elif defined(ISA_AVX2) && REAL_BITS == 32
+  VI(maskstore)(p, (__m256i)(((ivec){0, 1, 2, 3, 4, 5, 6, 7}) < n), a);
+#elif defined(ISA_AVX2)
+  VI(maskstore)(p, (__m256i)(((ivec){0, 1, 2, 3}) < n), a);
+#else
+  if (n == LANES) {
+    vstore(p, a);
+    return;
+  }
+  for (int v = 0; v < n; v++)
+    p[v] = a[v];
+#endif
+}
+
+/* a*b + c, rounded once where the ISA has a fused instruction (the baseline rounds twice). */
+static inline vec vfma(vec a, vec b, vec c) {
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
+  return VI(fmadd)(a, b, c);
+#elif defined(ISA_NEON) && REAL_BITS == 32
+  return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(ISA_NEON)
+  return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+/* a < b ? x : y, lane by lane; a NaN in a or b takes y. */
+static inline vec vselect_lt(vec a, vec b, vec x, vec y) {
+#if defined(ISA_AVX512) && REAL_BITS == 32
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+#elif defined(ISA_AVX512)
+  return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), y, x);
+#elif defined(ISA_AVX2)
+  return VI(blendv)(y, x, (vec)(a < b));
+#else
+  ivec m = a < b;
+  return (vec)((m & (ivec)x) | (~m & (ivec)y));
+#endif
+}
+
+/* Bounds: vmin(bound, x), vmax(bound, x) with the constant FIRST. x86's min and max return the second operand
+ * when one is NaN, so a NaN in x passes through; the select form below does the same. */
+static inline vec vmin(vec bound, vec x) {
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
+  return VI(min)(bound, x);
+#else
+  return vselect_lt(bound, x, bound, x);
+#endif
+}
+
+static inline vec vmax(vec bound, vec x) {
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
+  return VI(max)(bound, x);
+#else
+  return vselect_lt(x, bound, bound, x);
+#endif
+}
+
+#undef SIGN_BIT
+#define SIGN_BIT ((ivec)((ivec){0} + ((REAL_BITS == 32) ? INT32_MIN : INT64_MIN)))
+
+static inline vec vabs(vec a) {
+  return (vec)((ivec)a & ~SIGN_BIT);
+}
+
+/* The magnitude of a with the sign of s. */
+static inline vec vcopysign(vec a, vec s) {
+  return (vec)(((ivec)a & ~SIGN_BIT) | ((ivec)s & SIGN_BIT));
+}

@@ -1,0 +1,63 @@
+# What the binding sees of csrc/bptt.h.
+cimport numpy as cnp  # first, see below
+from libc.stdint cimport int32_t, int64_t
+
+cdef extern from *:
+    """
+    #undef I /* NumPy's headers bring the imaginary unit of complex.h; here I is a size */
+    """
+
+cdef extern from "bptt.h" nogil:
+    ctypedef enum bptt_status:
+        BPTT_OK, BPTT_BAD_SIZE, BPTT_BAD_ARGUMENT, BPTT_BAD_WORKSPACE, BPTT_BAD_VARIANT, BPTT_INTERRUPTED
+    ctypedef enum bptt_op:
+        BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD
+    int BPTT_F32, BPTT_F64, BPTT_LSTM
+    ctypedef struct bptt_problem:
+        int64_t T, B, I, H
+        int32_t cell, dtype, threads, variant
+        void *weight_ih
+        void *weight_hh
+        void *bias_ih
+        void *bias_hh
+        void *weight_peephole
+        void *packed
+        void *x
+        void *h_0
+        void *c_0
+        void *output
+        void *h_n
+        void *c_n
+        void *cells
+        void *gates
+        void *d_output
+        void *d_h_n
+        void *d_c_n
+        void *d_x
+        void *d_h_0
+        void *d_c_0
+        void *d_weight_ih
+        void *d_weight_hh
+        void *d_bias_ih
+        void *d_bias_hh
+        void *d_weight_peephole
+        void *d_hidden
+        void *d_cells
+        void *workspace
+        int64_t workspace_bytes
+        int (*poll)(void *) noexcept
+        void *poll_context
+    bptt_status bptt_workspace(const bptt_problem *, bptt_op, int64_t *)
+    bptt_status bptt_pack(const bptt_problem *, void *)
+    bptt_status bptt_forward(const bptt_problem *)
+    bptt_status bptt_backward(const bptt_problem *)
+    const char *bptt_variant_name(int)
+    const char *bptt_active_variant()
+    int bptt_active_rank()
+    bptt_status bptt_use_variant(const char *)
+    const char *bptt_status_text(bptt_status)
+    int bptt_has_openmp()
+
+cdef extern from *:
+    const char *BPTT_COMPILER
+    const char *BPTT_FLAGS

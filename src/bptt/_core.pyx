@@ -1,0 +1,282 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True, freethreading_compatible=True
+"""The border to the C library: fills the problem struct, releases the GIL, raises. No arithmetic, no loops over data."""
+
+cimport cython
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+cnp.import_array()
+
+LSTM = BPTT_LSTM
+cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
+
+
+cdef int raise_status(bptt_status status) except -1:
+    if status == BPTT_OK:
+        return 0
+    raise ValueError(bptt_status_text(status).decode())
+
+
+cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
+    """Address of an optional array, after the cheap checks that keep C inside its memory."""
+    if array is None:
+        return NULL
+    if not cnp.PyArray_Check(array):
+        raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
+    cdef cnp.ndarray a = array
+    if cnp.PyArray_TYPE(a) != (cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64):
+        raise TypeError(f"{name}: expected {'float32' if dtype == BPTT_F32 else 'float64'}, got {a.dtype}")
+    if cnp.PyArray_SIZE(a) != count or not cnp.PyArray_ISCARRAY_RO(a):
+        raise ValueError(f"{name}: expected {count} contiguous elements, got shape {array.shape}")
+    return cnp.PyArray_DATA(a)
+
+
+cdef int fill_sizes(bptt_problem *p, object weight_ih, object weight_hh) except -1:
+    memset(p, 0, sizeof(bptt_problem))
+    if weight_hh.dtype.num == cnp.NPY_FLOAT64:
+        p.dtype = BPTT_F64
+    p.H = weight_hh.shape[1]
+    p.I = weight_ih.shape[1]
+    return 0
+
+
+cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) except -1:
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole = parameters
+    cdef void *pointers[5]
+    pointers[0] = take(weight_ih, p.dtype, 4 * p.H * p.I, "weight_ih")
+    pointers[1] = take(weight_hh, p.dtype, 4 * p.H * p.H, "weight_hh")
+    pointers[2] = take(bias_ih, p.dtype, 4 * p.H, "bias_ih")
+    pointers[3] = take(bias_hh, p.dtype, 4 * p.H, "bias_hh")
+    pointers[4] = take(weight_peephole, p.dtype, 3 * p.H, "weight_peephole")
+    if gradients:
+        p.d_weight_ih, p.d_weight_hh, p.d_bias_ih, p.d_bias_hh, p.d_weight_peephole = \
+            pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]
+    else:
+        p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.weight_peephole = \
+            pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]
+    return 0
+
+
+cdef class Interrupt:
+    """Asks Python, now and then, whether a signal handler wants the call to end."""
+    cdef object error
+
+
+cdef int poll(void *context) noexcept with gil:
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        (<Interrupt>context).error = error
+        return 1
+    return 0
+
+
+cdef object new_bytes(bptt_problem *p, bptt_op op):
+    cdef int64_t count = 0
+    raise_status(bptt_workspace(p, op, &count))
+    cdef cnp.npy_intp size = count
+    return cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+
+
+cdef int run(bptt_problem *p, bptt_op op) except -1:
+    """One call: scratch memory, the GIL, signals, the status."""
+    cdef Interrupt interrupt = Interrupt()
+    workspace = new_bytes(p, op)
+    cdef bptt_status status
+    p.workspace, p.workspace_bytes = cnp.PyArray_DATA(workspace), cnp.PyArray_SIZE(workspace)
+    if 8.0 * p.T * p.B * p.H * (p.I + p.H) < SHORT_FLOPS:
+        status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
+    else:
+        p.poll, p.poll_context = poll, <void *>interrupt
+        with nogil:
+            status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
+    if status == BPTT_INTERRUPTED:
+        raise interrupt.error
+    return raise_status(status)
+
+
+@cython.final
+cdef class Packed:
+    """Weights packed for one variant; immutable."""
+    cdef bptt_problem problem
+    cdef object memory
+    cdef readonly str variant
+    cdef readonly int threads
+
+    def __init__(self):
+        raise TypeError("Packed objects are made by pack()")
+
+
+def pack(int cell, int threads, tuple parameters):
+    """Return a Packed copy of the parameters for the active variant; `threads` is what streams on it may use."""
+    cdef Packed packed = Packed.__new__(Packed)
+    cdef bptt_problem *p = &packed.problem
+    fill_sizes(p, parameters[0], parameters[1])
+    p.cell, p.threads = cell, threads
+    fill_parameters(p, parameters, False)
+    packed.variant, packed.threads = active_variant(), threads
+    p.variant = bptt_active_rank() + 1
+    packed.memory = new_bytes(p, BPTT_PACK)
+    raise_status(bptt_pack(p, cnp.PyArray_DATA(packed.memory)))
+    p.packed = cnp.PyArray_DATA(packed.memory)
+    return packed
+
+
+cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates) except -1:
+    p.T, p.B = x.shape[0], x.shape[1]
+    cdef int64_t state = p.B * p.H
+    p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
+    p.h_0, p.c_0 = take(h_0, p.dtype, state, "h_0"), take(c_0, p.dtype, state, "c_0")
+    p.output = take(output, p.dtype, p.T * state, "output")
+    p.h_n, p.c_n = take(h_n, p.dtype, state, "h_n"), take(c_n, p.dtype, state, "c_n")
+    p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
+    return 0
+
+
+def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates):
+    """Run a sequence: fills output (T,B,H), h_n, c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H)."""
+    cdef bptt_problem p
+    if packed is None:
+        fill_sizes(&p, parameters[0], parameters[1])
+        fill_parameters(&p, parameters, False)
+    else:
+        p = packed.problem
+    p.cell, p.threads = cell, threads
+    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates)
+    run(&p, BPTT_FORWARD)
+
+
+def backward(int cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
+             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells):
+    """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H)."""
+    cdef bptt_problem p
+    fill_sizes(&p, parameters[0], parameters[1])
+    p.cell, p.threads = cell, threads
+    fill_parameters(&p, parameters, False)
+    fill_parameters(&p, d_parameters, True)
+    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates)
+    cdef int64_t state = p.B * p.H, tokens = p.T * p.B
+    p.d_output = take(d_output, p.dtype, p.T * state, "d_output")
+    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, state, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
+    p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
+    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, state, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
+    p.d_hidden = take(d_hidden, p.dtype, p.T * state, "d_hidden")
+    p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
+    run(&p, BPTT_BACKWARD)
+
+
+@cython.final
+cdef class Stream:
+    """One step at a time from states h, c (B,H) that are updated in place; batch_size 0: unbatched, x (I,)."""
+    cdef bptt_problem problem
+    cdef Packed packed
+    cdef object h, c, workspace, x_shape
+    cdef int type_num, ndim, busy
+    cdef cnp.npy_intp out_shape[2]
+    cdef double flops
+
+    def __init__(self, Packed packed, int64_t batch_size, h, c):
+        cdef bptt_problem *p = &self.problem
+        self.packed, self.h, self.c = packed, h, c
+        self.problem = packed.problem
+        p.T, p.B = 1, h.shape[0]
+        self.h = h
+        p.h_0 = p.h_n = take(h, p.dtype, p.B * p.H, "h")
+        p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
+        self.workspace = new_bytes(p, BPTT_FORWARD)
+        p.workspace, p.workspace_bytes = cnp.PyArray_DATA(self.workspace), cnp.PyArray_SIZE(self.workspace)
+        self.type_num = cnp.NPY_FLOAT32 if p.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+        self.ndim = 2 if batch_size else 1
+        self.x_shape = (p.B, p.I)[2 - self.ndim:]
+        self.out_shape[0], self.out_shape[1] = (p.B if batch_size else p.H), p.H
+        self.flops = 8.0 * p.B * p.H * (p.I + p.H)
+
+    def step(self, x, out=None):
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
+        cdef bptt_problem *p = &self.problem
+        cdef bptt_status status
+        if not self.ready(x, self.x_shape[0], p.I):
+            x = self.converted(x)
+        if out is None:
+            out = cnp.PyArray_EMPTY(self.ndim, self.out_shape, self.type_num, 0)
+        else:
+            self.check_out(x, out)
+        if self.busy:
+            raise RuntimeError("Stream.step: another thread is inside a step of this stream")
+        p.x, p.output = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
+        if self.flops < SHORT_FLOPS:
+            status = bptt_forward(p)
+        else:
+            self.busy = 1
+            with nogil:
+                status = bptt_forward(p)
+            self.busy = 0
+        raise_status(status)
+        return out
+
+    cdef bint ready(self, object array, int64_t first, int64_t last) noexcept:
+        """Whether an array can be read as it is."""
+        if not cnp.PyArray_CheckExact(array):
+            return False
+        cdef cnp.ndarray a = array
+        cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(a)
+        return (cnp.PyArray_TYPE(a) == self.type_num and cnp.PyArray_NDIM(a) == self.ndim and shape[0] == first
+                and shape[self.ndim - 1] == last and cnp.PyArray_ISCARRAY_RO(a))
+
+    cdef object converted(self, object x):
+        array = cnp.PyArray_FROM_O(x)
+        if array.dtype.newbyteorder("=").num not in (self.type_num, cnp.NPY_FLOAT32):
+            raise TypeError(f"x: expected {self.h.dtype}, the dtype of the engine, got {array.dtype}")
+        if array.shape != self.x_shape:
+            raise ValueError(f"x: expected shape {self.x_shape}, got {array.shape}")
+        return cnp.PyArray_FROM_OTF(array.astype(self.h.dtype), self.type_num, cnp.NPY_ARRAY_CARRAY_RO)
+
+    cdef int check_out(self, object x, object out) except -1:
+        if not cnp.PyArray_CheckExact(out) or cnp.PyArray_TYPE(out) != self.type_num:
+            raise TypeError(f"out: expected an array of {self.h.dtype}, got {getattr(out, 'dtype', type(out))}")
+        expected = (self.problem.B, self.problem.H)[2 - self.ndim:]
+        if out.shape != expected:
+            raise ValueError(f"out: expected shape {expected}, got {out.shape}")
+        if not cnp.PyArray_ISCARRAY(out):
+            raise ValueError("out: expected a writable, C-contiguous, aligned array")
+        for other in (x, self.h, self.c):
+            if overlap(out, other):
+                raise ValueError("out: overlaps the input or the state of the stream")
+        return 0
+
+
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef char *start = <char *>cnp.PyArray_DATA(a)
+    cdef char *other = <char *>cnp.PyArray_DATA(b)
+    return start < other + cnp.PyArray_NBYTES(b) and other < start + cnp.PyArray_NBYTES(a)
+
+
+def variants():
+    """Return the names of the variants that this machine can run, best first."""
+    names = []
+    cdef const char *name = bptt_variant_name(0)
+    while name != NULL:
+        names.append(name.decode())
+        name = bptt_variant_name(len(names))
+    return tuple(names)
+
+
+def active_variant():
+    """Return the name of the variant that calls use."""
+    cdef const char *name = bptt_active_variant()
+    if name == NULL:
+        raise ValueError(bptt_status_text(BPTT_BAD_VARIANT).decode())
+    return name.decode()
+
+
+def use_variant(str name):
+    """Make calls use that variant."""
+    if bptt_use_variant(name.encode()) != BPTT_OK:
+        raise ValueError(f"name: no variant {name!r} on this machine, only {', '.join(variants())}")
+
+
+def build_info():
+    """Return how this module was built."""
+    return {"compiler": BPTT_COMPILER.decode(), "flags": BPTT_FLAGS.decode(), "openmp": bool(bptt_has_openmp())}
