@@ -303,12 +303,12 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     }
     NAME(backward_step_run)(&s, rows, panels);
     int stop = bptt_team_progress(team, rank, flops);
-    if (job->plan.regime == SPLIT_HIDDEN)
+    if (job->plan.split == BPTT_SPLIT_HIDDEN)
       stop = bptt_team_wait(team, rank);
     if (stop)
       return 1;
   }
-  return job->plan.regime == SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
+  return job->plan.split == BPTT_SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
 }
 
 static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
@@ -362,7 +362,7 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
 static void NAME(backward_member)(const void *context, bptt_team *team, int rank) {
   const NAME(backward_job) *job = context;
   const bptt_problem *p = job->p;
-  int split_rows = job->plan.regime == SPLIT_ROWS;
+  int split_rows = job->plan.split == BPTT_SPLIT_ROWS;
   range rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
   range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
   range mine = share(p->B * p->H, rank, team->size);

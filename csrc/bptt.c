@@ -20,7 +20,7 @@ static bptt_status check_sizes(const bptt_problem *p) {
   if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
     return BPTT_BAD_SIZE;
   if (p->cell != BPTT_LSTM || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 ||
-      p->variant < 0)
+      p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }

@@ -25,6 +25,10 @@ typedef enum {
 
 typedef enum { BPTT_F32 = 0, BPTT_F64 = 1 } bptt_dtype;
 typedef enum { BPTT_LSTM = 0 } bptt_cell;
+/* How the threads of a call divide the work of the time loop, and whether the input product runs ahead of it. The
+ * cost model chooses (0); tests and benchmarks may insist. The bits of the results are the same for all. */
+typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
+typedef enum { BPTT_HOIST_AUTO = 0, BPTT_HOIST_NEVER = 1, BPTT_HOIST_ALWAYS = 2 } bptt_hoist;
 typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2 } bptt_op;
 
 typedef struct {
@@ -33,6 +37,8 @@ typedef struct {
   int32_t dtype;   /* bptt_dtype */
   int32_t threads; /* at most this many, 1 or more; the cost model may take fewer */
   int32_t variant; /* 0: the active variant; else 1 + the rank of another one (for weights packed for it) */
+  int32_t split;   /* bptt_split */
+  int32_t hoist;   /* bptt_hoist */
 
   /* Parameters, all in. */
   const void *weight_ih;       /* (4H, I) */

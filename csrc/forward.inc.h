@@ -218,7 +218,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   const NAME(forward_job) *job = context;
   const bptt_problem *p = job->p;
   const plan *plan = &job->plan;
-  int split_rows = plan->regime == SPLIT_ROWS;
+  int split_rows = plan->split == BPTT_SPLIT_ROWS;
   NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w};
   s.rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
   s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
@@ -241,7 +241,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
       s.z = plan->hoist ? z + (t - t0) * n * unit : NULL;
       NAME(forward_step_run)(&s);
       int stop = bptt_team_progress(team, rank, flops);
-      if (plan->regime == SPLIT_HIDDEN)
+      if (plan->split == BPTT_SPLIT_HIDDEN)
         stop = bptt_team_wait(team, rank);
       if (stop)
         return;

@@ -21,24 +21,26 @@ static double step_cycles(double rows, double blocks, double depth, double vec_b
   return blocks * (cycles + rows * CELL);
 }
 
-/* Serial, rows split or hidden units split: the least of the three. `units`: blocks (or panels) that can be split. */
-static plan choose_regime(const bptt_problem *p, int64_t units, double depth, double vec_bytes, int tile_rows) {
+/* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. `units`: blocks
+ * (or panels) of hidden units that can be split. */
+static plan choose_split(const bptt_problem *p, int64_t units, double depth, double vec_bytes, int tile_rows) {
   int most = p->threads > 256 ? 256 : p->threads;
-  plan chosen = {SERIAL, 1, 0, 1};
-  double T = (double)p->T, best = T * step_cycles((double)p->B, (double)units, depth, vec_bytes, tile_rows);
-  if (most < 2)
-    return chosen;
-  double rows = REGION + T * step_cycles((double)ceil_div(p->B, most), (double)units, depth, vec_bytes, tile_rows);
-  double hidden =
-      REGION + T * (BARRIER + step_cycles((double)p->B, (double)ceil_div(units, most), depth, vec_bytes, tile_rows));
-  if (rows < best && p->B > 1) {
-    best = rows;
-    chosen.regime = SPLIT_ROWS;
-    chosen.threads = (int)min_i64(most, p->B);
-  }
-  if (hidden < best && units > 1) {
-    chosen.regime = SPLIT_HIDDEN;
-    chosen.threads = (int)min_i64(most, units);
+  int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, units);
+  double T = (double)p->T, B = (double)p->B;
+  double cycles[4] = {0};
+  cycles[BPTT_SERIAL] = T * step_cycles(B, (double)units, depth, vec_bytes, tile_rows);
+  cycles[BPTT_SPLIT_ROWS] =
+      REGION + T * step_cycles((double)ceil_div(p->B, by_rows), (double)units, depth, vec_bytes, tile_rows);
+  cycles[BPTT_SPLIT_HIDDEN] =
+      REGION + T * (BARRIER + step_cycles(B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
+  plan chosen = {BPTT_SERIAL, 1, 0, 1};
+  if (most > 1) {
+    for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
+      if (cycles[split] < cycles[chosen.split])
+        chosen.split = (bptt_split)split;
+    if (p->split)
+      chosen.split = (bptt_split)p->split;
+    chosen.threads = chosen.split == BPTT_SPLIT_ROWS ? by_rows : chosen.split == BPTT_SPLIT_HIDDEN ? by_units : 1;
   }
   return chosen;
 }
@@ -46,20 +48,22 @@ static plan choose_regime(const bptt_problem *p, int64_t units, double depth, do
 plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
   int64_t blocks = ceil_div(p->H, lanes), panel_bytes = GATES * lanes * size;
   double depth = (double)(p->I + p->H), vec_bytes = (double)lanes * size;
-  plan chosen = choose_regime(p, blocks, depth, vec_bytes, tile_rows);
-  int64_t rows = chosen.regime == SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
-  int64_t own = chosen.regime == SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
+  plan chosen = choose_split(p, blocks, depth, vec_bytes, tile_rows);
+  int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
+  int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
   int few_rows = 2 * rows < tile_rows, outgrows = depth * (double)(own * panel_bytes) > L2_BYTES;
   chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (few_rows || outgrows);
-  chosen.chunk = chosen.hoist ? min_i64(steps, p->T) : max_i64(1, p->T);
+  if (p->hoist)
+    chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
+  chosen.chunk = chosen.hoist ? max_i64(1, min_i64(steps, p->T)) : max_i64(1, p->T);
   return chosen;
 }
 
 plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows) {
   enum { CHUNK_TOKENS = 256 };
   int64_t panels = ceil_div(ceil_div(p->H, lanes), 2);
-  plan chosen = choose_regime(p, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
+  plan chosen = choose_split(p, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
   chosen.chunk = max_i64(1, min_i64(p->T, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;
 }

@@ -68,18 +68,14 @@ static inline int64_t arena_bytes(const arena *a) {
   return a->overflow ? -1 : a->used ? a->used + ARENA_ALIGN : 0;
 }
 
-/* Who works on what in the time loop. */
-typedef enum {
-  SERIAL,      /* one thread, no parallel region */
-  SPLIT_ROWS,  /* each thread its own batch rows: they never meet inside the time loop */
-  SPLIT_HIDDEN /* each thread its own hidden units: one barrier a step */
-} regime;
-
+/* Who works on what in the time loop.
+ * BPTT_SERIAL: one thread, no parallel region. BPTT_SPLIT_ROWS: each thread its own batch rows; they never meet inside
+ * the time loop. BPTT_SPLIT_HIDDEN: each thread its own hidden units, one barrier a step. */
 typedef struct {
-  regime regime;
+  bptt_split split;
   int threads;
-  int hoist;          /* input product of a chunk of steps ahead of the recurrence, else fused with it */
-  int64_t chunk;      /* time steps in a chunk */
+  int hoist;     /* input product of a chunk of steps ahead of the recurrence, else fused with it */
+  int64_t chunk; /* time steps in a chunk */
 } plan;
 
 /* The cost model (plan.c). lanes: elements of a vector; size: bytes of an element; tile_rows: rows of a full tile. */
