@@ -32,9 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "demo":
             return int(demo.main(arguments) or 0)
-        show_config()
+        return _info()
     except KeyboardInterrupt:
         return 130
+
+
+def _info() -> int:
+    try:
+        show_config()
+    except ValueError as error:  # an environment variable that names nothing
+        print(f"bptt: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

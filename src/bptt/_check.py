@@ -74,7 +74,8 @@ def number(name: str, value: object, low: float = 0.0, high: float = np.inf, *, 
 def not_yet(name: str, value: object, only: object) -> None:
     """Refuse a value that the interface names but this version cannot compute."""
     if isinstance(value, np.ndarray) or value != only:
-        raise ValueError(f"{name}={value!r} is not supported yet, only {name}={only!r}")
+        only_this = "" if only is None else f", only {name}={only!r}"
+        raise ValueError(f"{name}: {value!r} is not supported yet{only_this}")
 
 
 def layer_dtype(value: DTypeLike) -> np.dtype[Any]:

@@ -132,8 +132,8 @@ class Stream:
         """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
         dtype = self._h.dtype
         array = np.asarray(x)
-        if array.dtype not in (dtype, np.dtype(np.float32)):
-            raise TypeError(f"x: expected {dtype}, the dtype of the engine, got {array.dtype}")
+        if array.dtype.newbyteorder("=") not in (dtype, np.dtype(np.float32)):
+            raise TypeError(f"x: expected {dtype}, got {array.dtype}")
         if array.shape != self._x_shape:
             raise ValueError(f"x: expected shape {self._x_shape}, got {array.shape}")
         if out is not None:

@@ -139,8 +139,9 @@ class Parameters(Mapping[str, NDArray[Any]]):
         return Parameters(self._shapes, self._flat.dtype)
 
     def read_only(self) -> Parameters:
-        """Make every array, present views excepted, refuse writing from now on; return self."""
-        self._flat.flags.writeable = False
+        """Make every array refuse writing from now on, but for views taken before; return self."""
+        assert self._flat.base is not None
+        self._flat.base.flags.writeable = self._flat.flags.writeable = False
         self._name_views()
         return self
 
