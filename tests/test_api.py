@@ -1,0 +1,267 @@
+"""The public names, their documentation, the backends, the command line, and the layering rule."""
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bptt
+
+PACKAGE = Path(bptt.__file__).parent
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    "_backend",
+    "_check",
+    "_config",
+    "_threads",
+    "clip",
+    "engine",
+    "layers",
+    "optim",
+    "parameters",
+    "reference",
+    "tape",
+]
+
+# What a module may import from the package: what is below it, never above or beside. None: anything. A module
+# that is not in the list is an optional door, and knows the public API only.
+FOUNDATION = {
+    "_check",
+    "_threads",
+    "_settings",
+    "parameters",
+    "tape",
+    "_core",
+    "_backend",
+    "_reference_core",
+    "reference",
+}
+ALLOWED = {
+    "__init__": None,
+    "__main__": {"demo", "_config", "_version"},
+    "demo": None,
+    "_version": set(),
+    "reference": set(),
+    "_check": set(),
+    "_reference_core": {"reference"},
+    "_backend": {"_core", "_reference_core"},
+    "_threads": {"_check"},
+    "_settings": {"_check"},
+    "parameters": {"_check"},
+    "tape": {"_check", "parameters"},
+    "engine": FOUNDATION,
+    "layers": FOUNDATION | {"engine"},
+    "clip": {"_check", "parameters", "tape"},
+    "optim": {"_check", "parameters", "tape"},
+    "_config": {"_backend", "_threads", "_version"},
+}
+
+
+def imports(path):
+    """Return the modules of the package, and the top-level names of others, that a file imports."""
+    inside, outside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            for name in names:
+                top, _, rest = name.partition(".")
+                if top == "bptt":
+                    inside.add(rest or "__init__")
+                else:
+                    outside.add(top)
+    return inside, outside
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_layering(path):
+    inside, outside = imports(path)
+    allowed = ALLOWED.get(path.stem, {"__init__"})
+    assert allowed is None or inside <= allowed
+    doors = {path.stem, "tqdm"} if path.stem == "demo" else {path.stem} if path.stem not in ALLOWED else set()
+    assert outside <= set(sys.stdlib_module_names) | {"numpy"} | doors
+    if path.stem == "reference":
+        assert outside <= {"collections", "typing", "numpy", "__future__"}
+
+
+def test_c_knows_no_python():
+    folder = ROOT / "csrc"
+    if not folder.is_dir():
+        pytest.skip("the C sources are not beside the tests")
+    sources = [path for path in folder.rglob("*") if path.suffix in (".c", ".h")]
+    assert sources
+    for path in sources:
+        headers = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', path.read_text(), re.M)
+        assert not [name for name in headers if re.search(r"python|numpy|cython", name, re.I)], path
+
+
+def test_public_names():
+    for name in (
+        *("LSTM", "Engine", "Stream", "Tape", "Gradients", "Parameters", "optim", "reference"),
+        *("clip_grad_norm_", "clip_grad_value_", "set_num_threads", "get_num_threads", "num_threads"),
+        *("variants", "active_variant", "use_variant", "backend", "config", "show_config"),
+    ):
+        assert name in bptt.__all__
+        assert hasattr(bptt, name)
+    assert callable(bptt.config)
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_signature_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    ours, theirs = bptt.LSTM(3, 4), torch.nn.LSTM(3, 4)
+    parameters = inspect.signature(bptt.LSTM).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    expected = "input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size"
+    assert ", ".join(positional) == expected
+    for name in positional:
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_version_is_that_of_the_distribution():
+    try:
+        version = importlib.metadata.version("bptt")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("bptt runs from its sources")
+    assert bptt.__version__ == version
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(f"bptt.{name}"), extraglobs={"np": np})
+    assert result.failed == 0
+
+
+def test_public_things_have_docstrings_with_examples():
+    for name in bptt.__all__:
+        thing = getattr(bptt, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert ">>>" in (thing.__doc__ or ""), name
+
+
+def run(code, *, warnings="error", timeout=120, **environment):
+    """Run Python code in a process of its own; return what it prints."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BPTT_")}
+    result = subprocess.run(
+        [sys.executable, "-W", warnings, "-c", code],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_backends():
+    with pytest.raises(ValueError, match=r"^name: expected one of native, reference, got 'gpu'"):
+        bptt.backend("gpu")
+    before = bptt.active_variant()
+    with bptt.backend("reference"):
+        assert bptt.active_variant() == bptt.config()["active_variant"] == "reference"
+        assert bptt.config()["backend"] == "reference"
+    assert bptt.active_variant() == before
+    code = (
+        "import bptt, numpy as np; bptt.LSTM(2, 3)(np.ones((1, 1, 2), 'f')); print(bptt.config()['backend'])"
+    )
+    assert run(code, BPTT_BACKEND="reference") == "reference"
+    code = "import bptt\ntry: bptt.config()\nexcept ValueError as error: print(error)"
+    assert run(code, BPTT_BACKEND="gpu") == "BPTT_BACKEND: expected one of native, reference, got 'gpu'"
+
+
+def test_without_the_compiled_core_the_reference_serves_with_one_warning():
+    code = """
+import sys, warnings
+sys.modules["bptt._core"] = None  # as if it had not been built
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import bptt, numpy as np
+    assert not caught
+    layer, x = bptt.LSTM(2, 3, seed=0), np.ones((4, 1, 2), "f")
+    output, _ = layer(x)
+    with bptt.backend("native"):
+        layer.freeze()(x)
+    layer.backward(layer.forward(x))
+assert [w.category for w in caught] == [RuntimeWarning], caught
+assert bptt.variants() == () and bptt.active_variant() == "reference"
+with bptt.backend("reference"):
+    assert np.array_equal(layer(x)[0], output)
+try:
+    bptt.use_variant("avx2")
+except ValueError as error:
+    print(error)
+"""
+    assert "compiled core is not available" in run(code)
+
+
+def test_variants_are_names(backend):
+    if backend == "native":
+        assert bptt.active_variant() in bptt.variants()
+        bptt.use_variant(bptt.active_variant())
+    with pytest.raises(ValueError, match=r"nonsense"):
+        bptt.use_variant("nonsense")
+    with pytest.raises(TypeError, match=r"^name: "):
+        bptt.use_variant(3)
+
+
+def test_importing_leaves_the_process_alone():
+    code = """
+import os, random, signal, sys, threading, warnings
+import numpy as np
+def state():
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return dict(os.environ), handlers, random.getstate(), threading.active_count(), np.geterr()
+before, filters = state(), list(warnings.filters)
+import bptt
+assert before == state() and filters == warnings.filters
+print(sorted({"torch", "onnx", "matplotlib", "tqdm"} & set(sys.modules)))
+"""
+    assert run(code) == "[]"
+
+
+def test_config_and_info(capsys):
+    config = bptt.config()
+    assert config["version"] == bptt.__version__
+    assert config["threads"] == bptt.get_num_threads()
+    assert config["threads_reason"]
+    bptt.show_config()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["version", bptt.__version__]
+    assert any(line.startswith("threads_reason") for line in lines)
+
+
+def command(*arguments, **environment):
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", "bptt", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_command_line():
+    info = command("info")
+    assert info.returncode == 0, info.stderr
+    assert f"version           {bptt.__version__}" in info.stdout
+    wrong = command("info", BPTT_BACKEND="gpu")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "bptt: BPTT_BACKEND: expected one of native, reference, got 'gpu'\n"
+    assert command("--version").stdout.strip() == f"bptt {bptt.__version__}"
+    for arguments in (["--help"], ["info", "--help"], ["demo", "--help"]):
+        shown = command(*arguments)
+        assert shown.returncode == 0
+        assert "usage: bptt" in shown.stdout
+    for arguments in ([], ["nonsense"], ["info", "--nonsense"]):
+        assert command(*arguments).returncode == 2
