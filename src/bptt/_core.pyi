@@ -1,0 +1,63 @@
+"""What the compiled module offers. Arrays are C-contiguous, of one dtype; the callers see to that."""
+
+from typing import Any, Final, NoReturn, TypeAlias, final
+
+from numpy.typing import NDArray
+
+_Array: TypeAlias = NDArray[Any]
+_Parameters: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]
+
+LSTM: Final[int]
+
+@final
+class Packed:
+    def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...  # made by pack()
+    @property
+    def variant(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+@final
+class Stream:
+    def __init__(self, packed: Packed, batch_size: int, h: _Array, c: _Array) -> None: ...
+    def step(self, x: Any, out: _Array | None = None) -> _Array: ...
+
+def pack(cell: int, threads: int, parameters: _Parameters) -> Packed: ...
+def forward(
+    cell: int,
+    threads: int,
+    parameters: _Parameters | None,
+    packed: Packed | None,
+    x: _Array,
+    h_0: _Array | None,
+    c_0: _Array | None,
+    output: _Array,
+    h_n: _Array,
+    c_n: _Array,
+    cells: _Array | None,
+    gates: _Array | None,
+) -> None: ...
+def backward(
+    cell: int,
+    threads: int,
+    parameters: _Parameters,
+    x: _Array,
+    h_0: _Array | None,
+    c_0: _Array | None,
+    output: _Array,
+    cells: _Array,
+    gates: _Array,
+    d_output: _Array | None,
+    d_h_n: _Array | None,
+    d_c_n: _Array | None,
+    d_x: _Array | None,
+    d_h_0: _Array | None,
+    d_c_0: _Array | None,
+    d_parameters: tuple[_Array | None, _Array, _Array | None, _Array | None, _Array | None],
+    d_hidden: _Array | None,
+    d_cells: _Array | None,
+) -> None: ...
+def variants() -> tuple[str, ...]: ...
+def active_variant() -> str: ...
+def use_variant(name: str) -> None: ...
+def build_info() -> dict[str, Any]: ...
