@@ -92,8 +92,11 @@ def test_gradients_of_another_order_or_kind_fit():
 
 def test_strided_parameters_change_in_place():
     base = np.ones((3, 4))
-    weights = {"w": base.T, "v": np.ones(6)[::2]}
-    SGD(weights, 1.0, momentum=0.5).step({"w": np.arange(12.0).reshape(4, 3), "v": np.ones(3)})
+    weights = {"w": base.T, "v": np.ones(6)[::2], "scalar": np.ones(())}
+    gradients = {"w": np.arange(12.0).reshape(4, 3), "v": np.ones(3), "scalar": np.ones(())}
+    Adam(weights, 0.0).step(gradients)
+    SGD(weights, 1.0, momentum=0.5).step(gradients)
+    assert weights["scalar"] == 0
     np.testing.assert_array_equal(base, 1 - np.arange(12.0).reshape(4, 3).T)
     np.testing.assert_array_equal(weights["v"], 0)
 

@@ -128,6 +128,15 @@ def test_load_takes_torch_parameters():
     peer.load_state_dict({name: torch.from_numpy(array) for name, array in layer.state_dict().items()})
 
 
+def test_load_takes_bfloat16():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    layer = bptt.LSTM(I, H, seed=0)
+    short = {name: array.astype(ml_dtypes.bfloat16) for name, array in layer.parameters.items()}
+    layer.load_state_dict(short)
+    for name, array in layer.parameters.items():
+        np.testing.assert_array_equal(array, short[name].astype(np.float32))
+
+
 def test_load_of_own_arrays_in_another_order():
     layer = bptt.LSTM(H, H, seed=0)
     before = layer.state_dict()

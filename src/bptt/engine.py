@@ -62,21 +62,6 @@ class Engine:
     Made by `LSTM.freeze`. Later changes of the layer do not reach it. It can be pickled; the weights are
     packed again on loading, for the machine that loads.
 
-    Attributes
-    ----------
-    input_size, hidden_size : int
-        I and H.
-    batch_first : bool
-        As in the layer.
-    dtype : numpy.dtype
-        Of inputs, states and results.
-    precision : str
-        "float32" or "float64".
-    variant : str
-        The kernel variant that the weights are packed for.
-    parameters : Parameters
-        A copy of the layer's, read-only.
-
     Examples
     --------
     >>> import numpy as np, bptt
@@ -106,13 +91,40 @@ class Engine:
                     self._packs[core] = packed
         return packed
 
-    input_size = property(lambda self: self._layout.input_size)
-    hidden_size = property(lambda self: self._layout.hidden_size)
-    batch_first = property(lambda self: self._layout.batch_first)
-    dtype = property(lambda self: self._layout.dtype)
-    precision = property(lambda self: self._layout.dtype.name)
-    variant = property(lambda self: self._packed(_backend.core()).variant)
-    parameters = property(lambda self: self._parameters)
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return self._layout.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self._layout.hidden_size
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether sequences are (B, T, ...), as in the layer."""
+        return self._layout.batch_first
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of inputs, states and results."""
+        return self._layout.dtype
+
+    @property
+    def precision(self) -> str:
+        """What the engine computes in: "float32" or "float64"."""
+        return self._layout.dtype.name
+
+    @property
+    def variant(self) -> str:
+        """The kernel variant that the weights are packed for, or "reference" under that backend."""
+        return str(self._packed(_backend.core()).variant)
+
+    @property
+    def parameters(self) -> Parameters:
+        """A copy of the layer's, read-only."""
+        return self._parameters
 
     def __call__(
         self, x: Any, state: Any = None, *, lengths: None = None, resets: None = None

@@ -169,7 +169,7 @@ class Adam(_Optimizer):
         mean += (1 - beta_1) * (d - mean)
         square *= beta_2
         square += (1 - beta_2) * (d * d)
-        scale = np.sqrt(square)
+        scale = np.sqrt(square, out=np.empty_like(square))
         scale /= self._root
         scale += self.eps
         np.divide(mean, scale, out=scale)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,21 +47,22 @@ class Parameters(Mapping[str, NDArray[Any]]):
     0.5
     """
 
-    __slots__ = ("_flat", "_shapes", "_views")
+    __slots__ = ("_flat", "_shapes", "_spans", "_views")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
+        ends = list(accumulate(math.prod(shape) for shape in shapes.values()))
         self._shapes = dict(shapes)
-        sizes = [_product(shape) for shape in self._shapes.values()]
-        self._flat = _aligned_empty(sum(sizes), dtype)
+        self._spans = [slice(*span) for span in zip([0, *ends], ends, strict=False)]
+        self._allocate(ends[-1] if ends else 0, dtype)
+
+    def _allocate(self, count: int, dtype: np.dtype[Any]) -> None:
+        self._flat = _aligned_empty(count, dtype)
         self._name_views()
 
     def _name_views(self) -> None:
-        self._views: dict[str, NDArray[Any]] = {}
-        start = 0
-        for name, shape in self._shapes.items():
-            end = start + _product(shape)
-            self._views[name] = self._flat[start:end].reshape(shape)
-            start = end
+        flat = self._flat
+        items = zip(self._shapes.items(), self._spans, strict=True)
+        self._views = {name: flat[span].reshape(shape) for (name, shape), span in items}
 
     @property
     def flat(self) -> NDArray[Any]:
@@ -119,7 +122,7 @@ class Parameters(Mapping[str, NDArray[Any]]):
         if not isinstance(values, Mapping):
             raise TypeError(f"state_dict: expected a mapping, got {type(values).__name__}")
         _check.names("state_dict", values, self._shapes)
-        staged = Parameters(self._shapes, self._flat.dtype)
+        staged = self.empty_like()
         for name, view in staged.items():
             view[...] = self._read(name, values[name])
         self._flat[...] = staged.flat
@@ -136,7 +139,10 @@ class Parameters(Mapping[str, NDArray[Any]]):
 
     def empty_like(self) -> Parameters:
         """Return uninitialised parameters of the same names, shapes and dtype, for gradients."""
-        return Parameters(self._shapes, self._flat.dtype)
+        twin = Parameters.__new__(Parameters)
+        twin._shapes, twin._spans = self._shapes, self._spans
+        twin._allocate(self._flat.size, self._flat.dtype)
+        return twin
 
     def read_only(self) -> Parameters:
         """Make every array refuse writing from now on, but for views taken before; return self."""
@@ -152,18 +158,11 @@ def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
     return parameters if writeable else parameters.read_only()
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for value in shape:
-        product *= value
-    return product
-
-
 def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an uninitialised vector that starts at a multiple of `ALIGNMENT` bytes."""
-    raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return raw[start : start + count * dtype.itemsize].view(dtype)
+    raw = np.empty(count + ALIGNMENT // dtype.itemsize, dtype)
+    start = -raw.ctypes.data % ALIGNMENT // dtype.itemsize
+    return raw[start : start + count]
 
 
 def _symbols(name: str) -> str:
