@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import bptt
-from bptt import _threads
+from bptt import _config, _threads
 
 
 def write(root, files):
@@ -219,15 +219,37 @@ def test_thread_counts_that_do_not_fit(n, error):
             function(n)
 
 
+def threads_of_a_process(code, **environment):
+    """Return the default thread count in a process of its own."""
+    code += "; import bptt; print(bptt.config()['threads'])"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("OMP_")} | environment
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    return int(result.stdout)
+
+
 def test_the_environment_of_a_process_counts():
-    code = "import bptt; c = bptt.config(); print(c['threads'], c['threads_reason'])"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+    assert threads_of_a_process("pass", OMP_NUM_THREADS="1") == 1
+    assert threads_of_a_process("pass", OMP_THREAD_LIMIT="1") == 1
+
+
+def test_torch_imported_first_with_binding_leaves_the_threads():
+    pytest.importorskip("torch")
+    assert threads_of_a_process("import torch", OMP_PROC_BIND="true") == threads_of_a_process("pass")
+
+
+def test_openmp_runtimes_are_read_from_the_maps(tmp_path):
+    line = "7f00-7f01 r-xp 00000000 00:01 5      "
+    paths = [
+        "/opt/a b/libgomp.so.1.0.0",
+        "/usr/lib/libc.so.6",
+        "/x/libiomp5.so",
+        "/x/libiomp5.so",
+        "/y/libomp-1.so.5",
+    ]
+    write(
+        tmp_path,
+        {"proc/self/maps": "".join(f"{line}{path}\n" for path in paths) + "7f02-7f03 rw-p 0 00:00 0\n"},
     )
-    assert result.stdout.split(maxsplit=1)[0] == "1"
+    expected = ("/opt/a b/libgomp.so.1.0.0", "/x/libiomp5.so", "/y/libomp-1.so.5")
+    assert _config.openmp_runtimes(tmp_path) == (expected if sys.platform.startswith("linux") else ())

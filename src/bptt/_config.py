@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import sys
@@ -85,12 +84,11 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 
 def openmp_runtimes(root: Path = Path("/")) -> tuple[str, ...]:
-    """Return the OpenMP libraries loaded in this process; empty where the system does not list them."""
+    """Return the paths of the OpenMP libraries in this process; empty where the system does not list them."""
     if not sys.platform.startswith("linux"):
         return ()
     try:
         text = (root / "proc/self/maps").read_text(errors="replace")
     except OSError:
         return ()
-    paths = set(re.findall(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*", text))
-    return tuple(sorted({os.path.basename(path) for path in paths}))
+    return tuple(sorted(set(re.findall(r"/.*/lib(?:gomp|iomp5|omp)[^/\s]*\.so[^/\s]*", text))))
