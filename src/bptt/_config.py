@@ -65,11 +65,13 @@ def show_config() -> None:
     >>> bptt.show_config()  # doctest: +ELLIPSIS
     version           ...
     """
+    lines = []
     for name, value in config().items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         for key, entry in entries:
             text = ", ".join(map(str, entry)) if isinstance(entry, (tuple, list)) else entry
-            print(f"{f'{name} {key}'.strip():<17} {'-' if text in (None, '') else text}")
+            lines.append(f"{f'{name} {key}'.strip():<17} {'-' if text in (None, '') else text}")
+    print("\n".join(lines))
 
 
 def cpu_name(root: Path = Path("/")) -> str:
