@@ -7,6 +7,7 @@
 
 enum { PASTE(DEPTH, SUFFIX) = 256 }; /* most tokens in one chain of a sum over tokens */
 #define TOKENS PASTE(DEPTH, SUFFIX)
+#define SLACK LANES /* elements after each thread's packed gates */
 
 typedef struct {
   const bptt_problem *p;
@@ -19,6 +20,7 @@ typedef struct {
   REAL *dz;                 /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
   REAL *dc;                 /* (B, H): dc_rec */
   REAL *strip;              /* one packed panel of TOKENS rows for each thread */
+  REAL *packed;             /* pack_gates() of all threads, SLACK apart */
   REAL *zero;               /* (H) */
 } NAME(backward_job);
 
@@ -57,22 +59,26 @@ INLINE void NAME(gate_sum)(int R, int V, REAL *sum, int64_t H, const REAL *dz, i
 }
 
 /* The same for one row: the four chains side by side. */
-INLINE void NAME(gate_sum_lone)(int V, REAL *sum, int64_t H, const REAL *dz, const REAL *panel) {
+INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
   vec acc[GATES][V];
   UNROLL for (int g = 0; g < GATES; g++) {
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
   }
   NAME(lone_product)(GATES, V, acc, H, dz, H, panel, H * V * LANES);
-  UNROLL for (int v = 0; v < V; v++) vstore(sum + v * LANES, (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]));
+  UNROLL for (int v = 0; v < V; v++) sum[v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
 }
 
 /* sum (rows, vecs, LANES) for up to WIDE_ROWS rows. */
 static void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                             const REAL *panel) {
+  vec lone[WIDE_VECS];
   if (rows == 1 && vecs == 1) {
-    NAME(gate_sum_lone)(1, sum, H, dz, panel);
+    NAME(gate_sum_lone)(1, lone, H, dz, panel);
+    vstore(sum, lone[0]);
   } else if (rows == 1) {
-    NAME(gate_sum_lone)(2, sum, H, dz, panel);
+    NAME(gate_sum_lone)(2, lone, H, dz, panel);
+    vstore(sum, lone[0]);
+    vstore(sum + LANES, lone[1]);
   } else if (vecs == 1) {
 #define CASE(R) NAME(gate_sum)(R, 1, sum, H, dz, pitch, panel)
     SWITCH_ROWS(rows, WIDE_ROWS, CASE)
@@ -84,23 +90,30 @@ static void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL
   }
 }
 
-/* The pointwise step for `lanes` units from `unit` of row b. */
-INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec dh_rec) {
-  const NAME(backward_job) *job = s->job;
-  const bptt_problem *p = job->p;
-  int64_t H = p->H, row = s->t * p->B + b, at = row * H + unit;
+/* What the tape says of `lanes` units from `unit` of row b. */
+INLINE NAME(lstm_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+  const bptt_problem *p = s->job->p;
+  int64_t H = p->H, row = s->t * p->B + b;
   const REAL *gates = (const REAL *)p->gates + row * GATES * H + unit;
-  const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
-  REAL *dz = s->dz + b * job->pitch + unit, *dc = job->dc + b * H + unit;
   NAME(lstm_step) n;
   n.i = vload_n(gates, lanes);
   n.f = vload_n(gates + H, lanes);
   n.g = vload_n(gates + 2 * H, lanes);
   n.o = vload_n(gates + 3 * H, lanes);
-  n.c = vload_n((const REAL *)p->cells + at, lanes);
-  vec c_prev = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
+  n.c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
+  return NAME(lstm_cell_slopes)(&n, vload_n(s->c_prev + b * s->c_pitch + unit, lanes));
+}
+
+/* Step t of those units, given what flows back from step t+1. */
+INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes,
+                                const NAME(lstm_slopes) * slopes, vec dh_rec) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
+  const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
+  REAL *dz = s->dz + b * job->pitch + unit, *dc = job->dc + b * H + unit;
   vec dh = p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec; /* (L11) */
-  NAME(lstm_step_gradient) d = NAME(lstm_cell_backward)(&n, c_prev, dh, vload_n(dc, lanes), peephole);
+  NAME(lstm_step_gradient) d = NAME(lstm_cell_backward)(slopes, dh, vload_n(dc, lanes), peephole);
   vstore_n(dz, d.z_i, lanes);
   vstore_n(dz + H, d.z_f, lanes);
   vstore_n(dz + 2 * H, d.z_g, lanes);
@@ -112,35 +125,88 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
     vstore_n((REAL *)p->d_cells + at, d.c, lanes);
 }
 
-/* Rows b .. b+rows-1 of one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
-static void NAME(backward_tile)(const NAME(backward_step) * s, int rows, int64_t b, int64_t panel) {
+/* dh_rec at the last step: what the caller gave. */
+INLINE vec NAME(final_gradient)(const bptt_problem *p, int64_t b, int64_t unit, int lanes) {
+  return p->d_h_n ? vload_n((const REAL *)p->d_h_n + b * p->H + unit, lanes) : (vec){0};
+}
+
+/* Row b alone, one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
+INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b, int64_t first) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  int vecs = NAME(wide_vecs)(p->H, panel);
-  int64_t first = panel * WIDE_VECS * LANES;
-  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  NAME(lstm_slopes) slopes[V];
+  vec sum[V];
+  UNROLL for (int v = 0; v < V; v++) {
+    int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
+    slopes[v] = NAME(backward_slopes)(s, b, first + v * LANES, lanes);
+    sum[v] = s->dz_next ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
+  }
   if (s->dz_next)
+    NAME(gate_sum_lone)(V, sum, p->H, s->dz_next + b * job->pitch, job->hh + first * GATES * p->H);
+  UNROLL for (int v = 0; v < V; v++) {
+    int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
+    if (lanes == LANES)
+      NAME(backward_unit)(s, b, first + v * LANES, LANES, &slopes[v], sum[v]);
+    else
+      NAME(backward_unit)(s, b, first + v * LANES, lanes, &slopes[v], sum[v]);
+  }
+}
+
+/* The tape of the tile's rows, so that it is near once the products are done. */
+INLINE void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
+  const bptt_problem *p = s->job->p;
+  enum { LINE = 64 / sizeof(REAL) };
+  int64_t H = p->H, end = min_i64(first + WIDE_VECS * LANES, H);
+  for (int64_t row = s->t * p->B + b; rows-- > 0; row++) {
+    for (int64_t unit = first; unit < end; unit += LINE) {
+      const REAL *gates = (const REAL *)p->gates + row * GATES * H + unit;
+      for (int g = 0; g < GATES; g++)
+        __builtin_prefetch(gates + g * H, 0, 2);
+      __builtin_prefetch((const REAL *)p->cells + row * H + unit, 0, 2);
+      if (p->d_output)
+        __builtin_prefetch((const REAL *)p->d_output + row * H + unit, 0, 2);
+    }
+  }
+}
+
+/* The same for rows b .. b+rows-1. */
+static void NAME(backward_tile)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  if (s->dz_next) {
+    NAME(prefetch_tape)(s, rows, b, first);
     NAME(gate_sums)(rows, vecs, sum, p->H, s->dz_next + b * job->pitch, job->pitch, job->hh + first * GATES * p->H);
+  }
   for (int r = 0; r < rows; r++) {
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES;
       int lanes = (int)min_i64(LANES, p->H - unit);
-      vec dh_rec = s->dz_next ? vload(sum + (r * vecs + v) * LANES)
-                   : p->d_h_n ? vload_n((const REAL *)p->d_h_n + (b + r) * p->H + unit, lanes)
-                              : (vec){0};
-      if (lanes == LANES)
-        NAME(backward_unit)(s, b + r, unit, LANES, dh_rec);
-      else
-        NAME(backward_unit)(s, b + r, unit, lanes, dh_rec);
+      vec dh_rec =
+          s->dz_next ? vload(sum + (r * vecs + v) * LANES) : NAME(final_gradient)(p, b + r, unit, lanes);
+      if (lanes == LANES) {
+        NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
+        NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
+      } else {
+        NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, lanes);
+        NAME(backward_unit)(s, b + r, unit, lanes, &slopes, dh_rec);
+      }
     }
   }
 }
 
 static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    int64_t first = panel * WIDE_VECS * LANES;
+    int vecs = NAME(wide_vecs)(s->job->p->H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, WIDE_ROWS);
-      NAME(backward_tile)(s, n, b, panel);
+      if (n > 1)
+        NAME(backward_tile)(s, n, b, first, vecs);
+      else if (vecs == 1)
+        NAME(backward_lone)(1, s, b, first);
+      else
+        NAME(backward_lone)(2, s, b, first);
       b += n;
     }
   }
@@ -165,14 +231,27 @@ static void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights
   }
 }
 
-/* R rows of dW (gates `row` ..) by V vectors of columns: += sum over `depth` tokens of dz^T times the strip. */
-INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *dz,
-                             int64_t pitch, int64_t depth, const REAL *strip) {
+/* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked, every
+ * token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
+ * padding, and writes up to a vector past its end. */
+static void NAME(pack_gates)(REAL *dst, range gates, const REAL *dz, int64_t pitch, int64_t depth) {
+  for (int64_t row = gates.begin; row < gates.end;) {
+    int64_t n = next_tile(gates.end - row, TILE_ROWS);
+    for (int64_t k = 0; k < depth; k++, dst += n)
+      for (int64_t v = 0; v < n; v += LANES)
+        vstore(dst + v, vload(dz + k * pitch + row + v));
+    row += n;
+  }
+}
+
+/* R rows of dW by V vectors of columns: += sum over `depth` tokens of packed gates times the strip. */
+INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *gates,
+                             int64_t depth, const REAL *strip) {
   vec acc[R][V];
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
   }
-  NAME(tile_product)(R, V, acc, depth, dz, 1, pitch, strip);
+  NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) {
       REAL *to = dw + r * width + v * LANES;
@@ -185,10 +264,10 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   }
 }
 
-/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread. Rows of a that come
+/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. Rows of a that come
  * before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
-static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *dz, int64_t pitch,
-                                int64_t depth, const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head,
+static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
+                                const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head,
                                 REAL *strip) {
   enum { STRIP_VECS = 4 };
   for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
@@ -199,10 +278,11 @@ static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh,
     for (int64_t row = gates.begin; row < gates.end;) {
       int n = (int)next_tile(gates.end - row, TILE_ROWS);
       REAL *to = dw + row * width + column;
-#define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, dz + row, pitch, depth, strip)
-#define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, dz + row, pitch, depth, strip)
-#define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, dz + row, pitch, depth, strip)
-#define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, dz + row, pitch, depth, strip)
+      const REAL *tile = packed + (row - gates.begin) * depth;
+#define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, tile, depth, strip)
+#define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, tile, depth, strip)
+#define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
+#define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
       if (vecs == 4) {
         SWITCH_ROWS(n, TILE_ROWS, CASE4)
       } else if (vecs == 3) {
@@ -261,6 +341,7 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
   int64_t H = p->H, I = p->I, B = p->B, tokens = steps * B, before = t0 * B;
   range gates = share(GATES * H, rank, team->size), units = share(H, rank, team->size);
   REAL *strip = job->strip + (int64_t)rank * TOKENS * 4 * LANES;
+  REAL *packed = job->packed + gates.begin * TOKENS + rank * SLACK;
   if (p->d_x) {
     range own = share(tokens, rank, team->size);
     NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch,
@@ -273,11 +354,12 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
       int64_t head = max_i64(0, min_i64(depth, B - first)); /* tokens of step 0: their h_{t-1} is h_0 */
       const REAL *h_0 = p->h_0 ? (const REAL *)p->h_0 + first * H : job->zero;
       const REAL *h = head < depth ? (const REAL *)p->output + (first + head - B) * H : NULL;
-      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, dz, job->pitch, depth, h, head ? h_0 : NULL,
-                          p->h_0 ? H : 0, head, strip);
+      NAME(pack_gates)(packed, gates, dz, job->pitch, depth);
+      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, packed, depth, h, head ? h_0 : NULL, p->h_0 ? H : 0, head,
+                          strip);
       if (p->d_weight_ih)
-        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, dz, job->pitch, depth, (const REAL *)p->x + first * I,
-                            NULL, 0, 0, strip);
+        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, packed, depth, (const REAL *)p->x + first * I, NULL, 0, 0,
+                            strip);
     }
     if (p->d_bias_ih)
       NAME(column_sum)(p->d_bias_ih, gates, fresh, dz, job->pitch, depth, NULL, 0, NULL, 0, 0);
@@ -405,6 +487,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
   job.dc = arena_take(a, p->B * H, real);
   job.strip = arena_take(a, (int64_t)job.plan.threads * TOKENS * 4 * LANES, real);
+  job.packed = arena_take(a, GATES * H * TOKENS + (int64_t)job.plan.threads * SLACK, real);
   job.zero = arena_take(a, max_i64(H, p->I), real);
   return job;
 }

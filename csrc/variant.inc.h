@@ -1,6 +1,7 @@
 /* One instruction set: the kernel bodies, included once per dtype, and the table they fill.
  *
- * Wanted from the stub: VARIANT, VEC_BYTES, ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
+ * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
+ * for small hidden sizes), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
  * (rows of a 2-vector tile), LONE_BLOCKS (hidden blocks a single row works on at once).
  */
 #include "bptt.h"
@@ -20,21 +21,70 @@
 
 #include "plan.h"
 
+#define VEC_BYTES FULL_BYTES
+
 #define REAL float
 #define REAL_BITS 32
 #define SUFFIX _f32
 #include "bodies.inc.h"
-#undef REAL
-#undef REAL_BITS
 #undef SUFFIX
+#undef REAL_BITS
+#undef REAL
 
 #define REAL double
 #define REAL_BITS 64
 #define SUFFIX _f64
 #include "bodies.inc.h"
+#undef SUFFIX
+#undef REAL_BITS
+#undef REAL
 
-#define KERNELS(suffix)                                                                                                \
+#ifdef HALF_BYTES
+#undef VEC_BYTES
+#define VEC_BYTES HALF_BYTES
+
+#define REAL float
+#define REAL_BITS 32
+#define SUFFIX _f32_half
+#include "bodies.inc.h"
+#undef SUFFIX
+#undef REAL_BITS
+#undef REAL
+
+#define REAL double
+#define REAL_BITS 64
+#define SUFFIX _f64_half
+#include "bodies.inc.h"
+
+/* Half registers run as many numbers a cycle as whole ones and pad less: H = 20 takes 24 lanes in place of 32. They
+ * serve where that spares a half register, up to a size where the padding no longer shows. */
+enum { HALF_BLOCKS = 8 };
+#define CHOOSE(type, op, dtype, arguments)                                                                             \
+  static type op##dtype##_any arguments {                                                                              \
+    int64_t lanes = FULL_BYTES / (int64_t)sizeof(REAL##dtype), last = (p->H - 1) % lanes;                              \
+    return last < lanes / 2 && p->H <= HALF_BLOCKS * lanes ? op##dtype##_half ARGS_##op : op##dtype ARGS_##op;         \
+  }
+#define REAL_f32 float
+#define REAL_f64 double
+#define ARGS_workspace (p, op)
+#define ARGS_pack (p, packed)
+#define ARGS_forward (p)
+#define ARGS_backward (p)
+#define CHOOSE_ALL(dtype)                                                                                              \
+  CHOOSE(int64_t, workspace, dtype, (const bptt_problem *p, bptt_op op))                                               \
+  CHOOSE(void, pack, dtype, (const bptt_problem *p, void *packed))                                                     \
+  CHOOSE(int, forward, dtype, (const bptt_problem *p))                                                                 \
+  CHOOSE(int, backward, dtype, (const bptt_problem *p))
+CHOOSE_ALL(_f32)
+CHOOSE_ALL(_f64)
+#define TABLE_SUFFIX(dtype) dtype##_any
+#else
+#define TABLE_SUFFIX(dtype) dtype
+#endif
+
+#define KERNELS_(suffix)                                                                                               \
   { PASTE(workspace, suffix), PASTE(pack, suffix), PASTE(forward, suffix), PASTE(backward, suffix) }
+#define KERNELS(dtype) KERNELS_(TABLE_SUFFIX(dtype))
 #define STRING_(name) #name
 #define STRING(name) STRING_(name)
 

@@ -1,10 +1,14 @@
 /* Vector vocabulary of one (ISA, dtype) pair: the only file of the kernels where an intrinsic may stand.
  *
- * Wanted from the including stub: VEC_BYTES, exactly one of ISA_AVX512, ISA_AVX2, ISA_NEON, ISA_BASELINE,
- * and REAL, REAL_BITS, NAME(). `+ - * / < ==` are the compiler's own on these types (GNU C vector extensions).
+ * Wanted: VEC_BYTES, exactly one of ISA_AVX512, ISA_AVX2, ISA_NEON, ISA_BASELINE, and REAL, REAL_BITS, NAME(). `+ - * / < ==` are the compiler's own on these types (GNU C vector extensions).
  * Built with -ffp-contract=off: a multiplication and an addition fuse only where vfma() says so, so the
  * bits of a value do not depend on how the compiler happened to inline the code around it.
  */
+
+#ifndef PASTE
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+#endif
 
 /* The short names stand for this dtype's; a name must be free while NAME() pastes it. */
 #undef vec
@@ -20,6 +24,7 @@
 #undef vabs
 #undef vcopysign
 #undef vselect_lt
+#undef vtranspose
 
 typedef REAL NAME(vec) __attribute__((vector_size(VEC_BYTES)));
 typedef REAL NAME(vec_any) __attribute__((vector_size(VEC_BYTES), aligned(REAL_BITS / 8), may_alias));
@@ -44,20 +49,21 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vabs NAME(vabs)
 #define vcopysign NAME(vcopysign)
 #define vselect_lt NAME(vselect_lt)
+#define vtranspose NAME(vtranspose)
 
-/* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). */
+/* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). The AVX-512 variant also works on half registers. */
 #undef VI
-#if defined(ISA_AVX512)
+#undef VI_TYPE
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
 #if REAL_BITS == 32
-#define VI(op) _mm512_##op##_ps
+#define VI_TYPE ps
 #else
-#define VI(op) _mm512_##op##_pd
+#define VI_TYPE pd
 #endif
-#elif defined(ISA_AVX2)
-#if REAL_BITS == 32
-#define VI(op) _mm256_##op##_ps
+#if VEC_BYTES == 64
+#define VI(op) PASTE(_mm512_##op##_, VI_TYPE)
 #else
-#define VI(op) _mm256_##op##_pd
+#define VI(op) PASTE(_mm256_##op##_, VI_TYPE)
 #endif
 #endif
 
@@ -74,7 +80,9 @@ static inline void vstore(REAL *p, vec a) {
 }
 
 /* The first n of the lanes (0 < n <= LANES); the others read as zero and are not touched in memory. */
-static inline vec vload_n(const REAL *p, int n) {
+static inline __attribute__((always_inline)) vec vload_n(const REAL *p, int n) {
+  if (__builtin_constant_p(n) && n == LANES)
+    return vload(p);
 #if defined(ISA_AVX512)
   return VI(maskz_loadu)((1u << n) - 1u, p);
 #elif defined(ISA_AVX2) && REAL_BITS == 32
@@ -91,7 +99,11 @@ static inline vec vload_n(const REAL *p, int n) {
 #endif
 }
 
-static inline void vstore_n(REAL *p, vec a, int n) {
+static inline __attribute__((always_inline)) void vstore_n(REAL *p, vec a, int n) {
+  if (__builtin_constant_p(n) && n == LANES) {
+    vstore(p, a);
+    return;
+  }
 #if defined(ISA_AVX512)
   VI(mask_storeu)(p, (1u << n) - 1u, a);
 #elif defined(ISA_AVX2) && REAL_BITS == 32
@@ -123,10 +135,8 @@ static inline vec vfma(vec a, vec b, vec c) {
 
 /* a < b ? x : y, lane by lane; a NaN in a or b takes y. */
 static inline vec vselect_lt(vec a, vec b, vec x, vec y) {
-#if defined(ISA_AVX512) && REAL_BITS == 32
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
-#elif defined(ISA_AVX512)
-  return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), y, x);
+#if defined(ISA_AVX512)
+  return VI(mask_blend)(PASTE(VI(cmp), _mask)(a, b, _CMP_LT_OQ), y, x);
 #elif defined(ISA_AVX2)
   return VI(blendv)(y, x, (vec)(a < b));
 #else
@@ -163,4 +173,42 @@ static inline vec vabs(vec a) {
 /* The magnitude of a with the sign of s. */
 static inline vec vcopysign(vec a, vec s) {
   return (vec)(((ivec)a & ~SIGN_BIT) | ((ivec)s & SIGN_BIT));
+}
+
+/* Square transposition of LANES vectors in log2(LANES) rounds: round `s` swaps the blocks of s lanes that stand off the
+ * diagonal between vectors s apart. */
+#undef EACH_LANE
+#if VEC_BYTES * 8 / REAL_BITS == 16
+#define EACH_LANE(F, s)                                                                                                \
+  F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s), F(8, s), F(9, s), F(10, s), F(11, s),        \
+      F(12, s), F(13, s), F(14, s), F(15, s)
+#elif VEC_BYTES * 8 / REAL_BITS == 8
+#define EACH_LANE(F, s) F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s)
+#elif VEC_BYTES * 8 / REAL_BITS == 4
+#define EACH_LANE(F, s) F(0, s), F(1, s), F(2, s), F(3, s)
+#else
+#define EACH_LANE(F, s) F(0, s), F(1, s)
+#endif
+#define UPPER_LANE(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
+#define LOWER_LANE(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
+#define TRANSPOSE_ROUND(s)                                                                                             \
+  _Pragma("GCC unroll 16") for (int n = 0; n < LANES; n++) {                                                           \
+    if (!(n & (s)) && n + (s) < LANES) {                                                                               \
+      vec a = rows[n], b = rows[n + (s)];                                                                              \
+      rows[n] = __builtin_shufflevector(a, b, EACH_LANE(UPPER_LANE, s));                                               \
+      rows[n + (s)] = __builtin_shufflevector(a, b, EACH_LANE(LOWER_LANE, s));                                         \
+    }                                                                                                                  \
+  }
+
+static inline __attribute__((always_inline)) void vtranspose(vec rows[LANES]) {
+  TRANSPOSE_ROUND(1)
+#if VEC_BYTES * 8 / REAL_BITS >= 4
+  TRANSPOSE_ROUND(2)
+#endif
+#if VEC_BYTES * 8 / REAL_BITS >= 8
+  TRANSPOSE_ROUND(4)
+#endif
+#if VEC_BYTES * 8 / REAL_BITS >= 16
+  TRANSPOSE_ROUND(8)
+#endif
 }

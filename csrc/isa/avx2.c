@@ -6,7 +6,7 @@
 
 #define VARIANT avx2
 #define ISA_AVX2
-#define VEC_BYTES 32
+#define FULL_BYTES 32
 #define TILE_ROWS 3 /* 3 x 4 sums, 3 rows, 1 weight */
 #define WIDE_ROWS 6
 #define LONE_BLOCKS 3

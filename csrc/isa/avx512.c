@@ -6,7 +6,8 @@
 
 #define VARIANT avx512
 #define ISA_AVX512
-#define VEC_BYTES 64
+#define FULL_BYTES 64
+#define HALF_BYTES 32
 #define TILE_ROWS 7 /* 7 x 4 sums + 4 weights = all 32 registers */
 #define WIDE_ROWS 8
 #define LONE_BLOCKS 4

@@ -1,7 +1,7 @@
 /* Any CPU: no intrinsics at all, 16-byte vectors by the compiler (SSE2 on x86-64), multiply and add apart. */
 #define VARIANT baseline
 #define ISA_BASELINE
-#define VEC_BYTES 16
+#define FULL_BYTES 16
 #define TILE_ROWS 2
 #define WIDE_ROWS 4
 #define LONE_BLOCKS 2

@@ -6,7 +6,7 @@
 
 #define VARIANT neon
 #define ISA_NEON
-#define VEC_BYTES 16
+#define FULL_BYTES 16
 #define TILE_ROWS 6
 #define WIDE_ROWS 8
 #define LONE_BLOCKS 4
