@@ -30,6 +30,7 @@ typedef enum { BPTT_LSTM = 0 } bptt_cell;
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
 typedef enum { BPTT_HOIST_AUTO = 0, BPTT_HOIST_NEVER = 1, BPTT_HOIST_ALWAYS = 2 } bptt_hoist;
 typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2 } bptt_op;
+typedef enum { BPTT_FMA = 0, BPTT_READ = 1, BPTT_BARRIER = 2, BPTT_REGION = 3 } bptt_ceiling;
 
 typedef struct {
   int64_t T, B, I, H;
@@ -99,6 +100,14 @@ const char *bptt_variant_name(int rank);       /* best first; NULL past the end 
 const char *bptt_active_variant(void);         /* the one that calls use; NULL when BPTT_VARIANT cannot run here */
 int bptt_active_rank(void);                    /* its rank, -1 when there is none */
 bptt_status bptt_use_variant(const char *name); /* NULL: the best one */
+
+/* What this machine can do at most with the active variant; takes some tens of milliseconds.
+ * BPTT_FMA: floating-point operations per ns of all threads together, on registers (GFLOP/s).
+ * BPTT_READ: bytes per ns of all threads together (GB/s), each reading again and again its share of `memory`
+ *            (bytes; written to first), which decides the level of cache it measures.
+ * BPTT_BARRIER: ns that one barrier of the threads takes. BPTT_REGION: ns that an empty call on the threads takes.
+ * dtype matters for BPTT_FMA alone, memory (else NULL) and bytes for BPTT_READ alone. */
+bptt_status bptt_measure(bptt_ceiling what, bptt_dtype dtype, int threads, void *memory, int64_t bytes, double *result);
 
 /* What a status means, in English; never NULL. */
 const char *bptt_status_text(bptt_status status);

@@ -12,8 +12,14 @@ typedef struct {
 } bptt_kernels;
 
 typedef struct {
+  int64_t (*multiply_adds)(int64_t rounds, double *sink);                                  /* operations done */
+  int64_t (*read_often)(const void *memory, int64_t bytes, int64_t passes, double *sink); /* bytes read */
+} bptt_probes;
+
+typedef struct {
   const char *name;
   bptt_kernels kernels[2]; /* by bptt_dtype */
+  bptt_probes probes[2];   /* likewise; for bptt_measure() */
 } bptt_variant;
 
 /* The active variant; chosen on first use from BPTT_VARIANT or the best that CPU and OS allow. NULL when

@@ -27,6 +27,7 @@
 #define REAL_BITS 32
 #define SUFFIX _f32
 #include "bodies.inc.h"
+#include "measure.inc.h"
 #undef SUFFIX
 #undef REAL_BITS
 #undef REAL
@@ -35,6 +36,7 @@
 #define REAL_BITS 64
 #define SUFFIX _f64
 #include "bodies.inc.h"
+#include "measure.inc.h"
 #undef SUFFIX
 #undef REAL_BITS
 #undef REAL
@@ -83,10 +85,13 @@ CHOOSE_ALL(_f64)
 #endif
 
 #define KERNELS_(suffix)                                                                                               \
-  { PASTE(workspace, suffix), PASTE(pack, suffix), PASTE(forward, suffix), PASTE(backward, suffix) }
+  {PASTE(workspace, suffix), PASTE(pack, suffix), PASTE(forward, suffix), PASTE(backward, suffix)}
 #define KERNELS(dtype) KERNELS_(TABLE_SUFFIX(dtype))
 #define STRING_(name) #name
 #define STRING(name) STRING_(name)
 
 extern const bptt_variant PASTE(bptt_variant_, VARIANT);
-const bptt_variant PASTE(bptt_variant_, VARIANT) = {STRING(VARIANT), {KERNELS(_f32), KERNELS(_f64)}};
+const bptt_variant PASTE(bptt_variant_,
+                         VARIANT) = {STRING(VARIANT),
+                                     {KERNELS(_f32), KERNELS(_f64)},
+                                     {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}}};

@@ -12,10 +12,14 @@ cdef extern from "bptt.h" nogil:
         BPTT_OK, BPTT_BAD_SIZE, BPTT_BAD_ARGUMENT, BPTT_BAD_WORKSPACE, BPTT_BAD_VARIANT, BPTT_INTERRUPTED
     ctypedef enum bptt_op:
         BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD
-    int BPTT_F32, BPTT_F64, BPTT_LSTM
+    ctypedef enum bptt_ceiling:
+        BPTT_FMA, BPTT_READ, BPTT_BARRIER, BPTT_REGION
+    ctypedef enum bptt_dtype:
+        BPTT_F32, BPTT_F64
+    int BPTT_LSTM
     ctypedef struct bptt_problem:
         int64_t T, B, I, H
-        int32_t cell, dtype, threads, variant
+        int32_t cell, dtype, threads, variant, split, hoist
         void *weight_ih
         void *weight_hh
         void *bias_ih
@@ -55,6 +59,7 @@ cdef extern from "bptt.h" nogil:
     const char *bptt_active_variant()
     int bptt_active_rank()
     bptt_status bptt_use_variant(const char *)
+    bptt_status bptt_measure(bptt_ceiling, bptt_dtype, int, void *, int64_t, double *)
     const char *bptt_status_text(bptt_status)
     int bptt_has_openmp()
 

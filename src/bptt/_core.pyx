@@ -11,6 +11,7 @@ cnp.import_array()
 
 LSTM = BPTT_LSTM
 cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
+cdef bptt_problem hint  # whose split and hoist the calls take: zeros, the cost model chooses
 
 
 cdef int raise_status(bptt_status status) except -1:
@@ -83,6 +84,7 @@ cdef object new_bytes(bptt_problem *p, bptt_op op):
 cdef int run(bptt_problem *p, bptt_op op) except -1:
     """One call: scratch memory, the GIL, signals, the status."""
     cdef Interrupt interrupt = Interrupt()
+    p.split, p.hoist = hint.split, hint.hoist
     workspace = new_bytes(p, op)
     cdef bptt_status status
     p.workspace, p.workspace_bytes = cnp.PyArray_DATA(workspace), cnp.PyArray_SIZE(workspace)
@@ -181,7 +183,7 @@ cdef class Stream:
         cdef bptt_problem *p = &self.problem
         self.packed, self.h, self.c = packed, h, c
         self.problem = packed.problem
-        p.T, p.B = 1, h.shape[0]
+        p.T, p.B, p.split, p.hoist = 1, h.shape[0], hint.split, hint.hoist
         self.h = h
         p.h_0 = p.h_n = take(h, p.dtype, p.B * p.H, "h")
         p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
@@ -275,6 +277,27 @@ def use_variant(str name):
     """Make calls use that variant."""
     if bptt_use_variant(name.encode()) != BPTT_OK:
         raise ValueError(f"name: no variant {name!r} on this machine, only {', '.join(variants())}")
+
+
+def plan_hint(int split=0, int hoist=0):
+    """Make calls, and streams made from now on, divide work so: bptt_split, bptt_hoist; 0: the cost model chooses."""
+    hint.split, hint.hoist = split, hoist
+
+
+def measure(str kind, int threads=1, int64_t nbytes=0):
+    """Return a ceiling of the machine: GFLOP/s (fma32, fma64) or GB/s (read) of all threads, or ns (barrier, region)."""
+    cdef bptt_ceiling what = {"fma32": BPTT_FMA, "fma64": BPTT_FMA, "read": BPTT_READ,
+                              "barrier": BPTT_BARRIER, "region": BPTT_REGION}[kind]
+    cdef bptt_dtype dtype = BPTT_F64 if kind == "fma64" else BPTT_F32
+    cdef cnp.npy_intp size = nbytes
+    cdef bptt_status status
+    cdef double result = 0
+    memory = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+    cdef void *data = cnp.PyArray_DATA(memory)
+    with nogil:
+        status = bptt_measure(what, dtype, threads, data, nbytes, &result)
+    raise_status(status)
+    return result
 
 
 def build_info():
