@@ -1,0 +1,363 @@
+/* What the entry points promise beside numbers: statuses, refusals, polling, variants, the floating-point mode. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "arrays.h"
+#include "blocks.h"
+#include "bptt.h"
+
+static int failures;
+
+#define EXPECT(condition)                                                                                              \
+  do {                                                                                                                 \
+    if (!(condition)) {                                                                                                \
+      printf("FAIL line %d: %s\n", __LINE__, #condition);                                                              \
+      failures++;                                                                                                      \
+    }                                                                                                                  \
+  } while (0)
+
+typedef bptt_status (*operation)(const bptt_problem *p);
+static const operation operations[] = {[BPTT_FORWARD] = bptt_forward, [BPTT_BACKWARD] = bptt_backward};
+
+/* A problem in blocks that notice, with every array that there is; all numbers 0.25. */
+static void prepare(bptt_problem *p, void *memory[ARRAYS], sizes s, int dtype, int threads) {
+  *p = (bptt_problem){.T = s.T, .B = s.B, .I = s.I, .H = s.H, .dtype = dtype, .threads = threads};
+  for (int array = 0; array < ARRAYS; array++) {
+    int64_t count = array_count(&s, array);
+    memory[array] = block_new((size_t)count * number_bytes(dtype));
+    for (int64_t k = 0; k < count; k++)
+      number_put(memory[array], dtype, k, 0.25);
+  }
+  arrays_bind(p, memory, EVERYTHING);
+}
+
+static void give_workspace(bptt_problem *p, bptt_op op) {
+  EXPECT(bptt_workspace(p, op, &p->workspace_bytes) == BPTT_OK);
+  p->workspace = block_new((size_t)p->workspace_bytes);
+}
+
+/* ---- statuses ---- */
+
+static void test_texts(void) {
+  for (int status = BPTT_OK; status <= BPTT_INTERRUPTED; status++) {
+    EXPECT(bptt_status_text(status) && strlen(bptt_status_text(status)) > 5);
+    for (int other = BPTT_OK; other < status; other++)
+      EXPECT(strcmp(bptt_status_text(status), bptt_status_text(other)));
+  }
+  EXPECT(bptt_status_text((bptt_status)99));
+  EXPECT(bptt_status_text((bptt_status)-1));
+}
+
+/* Every way in must refuse: the size of the workspace, packing, forward and backward. */
+static void expect_refused(const bptt_problem *p, bptt_status expected, int line) {
+  static char packed[1 << 16];
+  int64_t bytes = -1;
+  bptt_status got[] = {bptt_workspace(p, BPTT_FORWARD, &bytes),
+                       bptt_workspace(p, BPTT_BACKWARD, &bytes),
+                       bptt_workspace(p, BPTT_PACK, &bytes),
+                       bptt_pack(p, packed),
+                       bptt_forward(p),
+                       bptt_backward(p)};
+  for (int n = 0; n < 6; n++)
+    if (got[n] != expected) {
+      printf("FAIL line %d: way %d gives \"%s\", expected \"%s\"\n", line, n, bptt_status_text(got[n]),
+             bptt_status_text(expected));
+      failures++;
+    }
+}
+
+static void test_bad_sizes_and_enums(void) {
+  void *memory[ARRAYS];
+  bptt_problem good, p;
+  prepare(&good, memory, (sizes){3, 2, 4, 5}, BPTT_F32, 1);
+  good.workspace = block_new(1 << 20);
+  good.workspace_bytes = 1 << 20;
+#define REFUSED(field, value, status) (p = good, p.field = value, expect_refused(&p, status, __LINE__))
+  REFUSED(T, -1, BPTT_BAD_SIZE);
+  REFUSED(B, -1, BPTT_BAD_SIZE);
+  REFUSED(I, -1, BPTT_BAD_SIZE);
+  REFUSED(H, 0, BPTT_BAD_SIZE);
+  REFUSED(H, -5, BPTT_BAD_SIZE);
+  int64_t huge[] = {INT64_MAX, INT64_MAX / 2, INT64_C(1) << 62, INT64_C(1) << 60, INT64_C(3037000500) << 28};
+  for (int n = 0; n < (int)(sizeof huge / sizeof huge[0]); n++) {
+    REFUSED(T, huge[n], BPTT_BAD_SIZE);
+    REFUSED(B, huge[n], BPTT_BAD_SIZE);
+    REFUSED(I, huge[n], BPTT_BAD_SIZE);
+    REFUSED(H, huge[n], BPTT_BAD_SIZE);
+  }
+  p = good, p.T = p.B = INT64_C(1) << 32;
+  expect_refused(&p, BPTT_BAD_SIZE, __LINE__);
+  p = good, p.H = p.I = INT64_C(1) << 32;
+  expect_refused(&p, BPTT_BAD_SIZE, __LINE__);
+  REFUSED(cell, 1, BPTT_BAD_ARGUMENT);
+  REFUSED(cell, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(dtype, 2, BPTT_BAD_ARGUMENT);
+  REFUSED(dtype, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(threads, 0, BPTT_BAD_ARGUMENT);
+  REFUSED(threads, -3, BPTT_BAD_ARGUMENT);
+  REFUSED(split, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(split, BPTT_SPLIT_HIDDEN + 1, BPTT_BAD_ARGUMENT);
+  REFUSED(hoist, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(hoist, BPTT_HOIST_ALWAYS + 1, BPTT_BAD_ARGUMENT);
+  REFUSED(variant, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(variant, bptt_variant_count() + 1, BPTT_BAD_VARIANT);
+  int64_t bytes;
+  EXPECT(bptt_workspace(&good, (bptt_op)3, &bytes) == BPTT_BAD_ARGUMENT);
+  EXPECT(bptt_workspace(&good, (bptt_op)-1, &bytes) == BPTT_BAD_ARGUMENT);
+  EXPECT(!blocks_damaged());
+  blocks_free();
+}
+
+static void test_missing_pointers(void) {
+  void *memory[ARRAYS];
+  bptt_problem good, p;
+  prepare(&good, memory, (sizes){3, 2, 4, 5}, BPTT_F64, 1);
+  good.workspace = block_new(1 << 20);
+  good.workspace_bytes = 1 << 20;
+  static const unsigned wanted[] = {
+      [BPTT_FORWARD] = BIT(WEIGHT_IH) | BIT(WEIGHT_HH) | BIT(X) | BIT(OUTPUT) | BIT(H_N) | BIT(C_N),
+      [BPTT_BACKWARD] = BIT(WEIGHT_IH) | BIT(WEIGHT_HH) | BIT(X) | BIT(OUTPUT) | BIT(CELLS) | BIT(GATES)};
+  for (bptt_op op = BPTT_FORWARD; op <= BPTT_BACKWARD; op++)
+    for (int array = 0; array < ARRAYS; array++) {
+      p = good;
+      arrays_bind(&p, memory, EVERYTHING & ~BIT(array));
+      int pair = array == CELLS || array == GATES || (op == BPTT_BACKWARD && array == D_WEIGHT_HH);
+      bptt_status expected = wanted[op] & BIT(array) || pair ? BPTT_BAD_ARGUMENT : BPTT_OK, got = operations[op](&p);
+      if (got != expected) {
+        printf("FAIL op %d without %s: %s\n", op, array_name(array), bptt_status_text(got));
+        failures++;
+      }
+    }
+  p = good, p.weight_ih = NULL;
+  EXPECT(bptt_pack(&p, memory[X]) == BPTT_BAD_ARGUMENT);
+  EXPECT(!blocks_damaged());
+  blocks_free();
+}
+
+/* One byte less than wanted, or no memory at all, is refused before anything is written. */
+static void test_small_workspace(void) {
+  for (int rank = 0; rank < bptt_variant_count(); rank++)
+    for (int dtype = BPTT_F32; dtype <= BPTT_F64; dtype++)
+      for (bptt_op op = BPTT_FORWARD; op <= BPTT_BACKWARD; op++) {
+        void *memory[ARRAYS];
+        bptt_problem p;
+        prepare(&p, memory, (sizes){4, 3, 5, 19}, dtype, 2);
+        p.variant = rank + 1;
+        give_workspace(&p, op);
+        EXPECT(operations[op](&p) == BPTT_OK);
+        int64_t watched = array_count(&(sizes){4, 3, 5, 19}, op == BPTT_FORWARD ? OUTPUT : D_X);
+        void *result = memory[op == BPTT_FORWARD ? OUTPUT : D_X];
+        memset(result, 0xff, (size_t)watched * number_bytes(dtype));
+        int64_t enough = p.workspace_bytes;
+        EXPECT(enough > 0);
+        int64_t few[] = {enough - 1, 1, 0, -1, INT64_MIN};
+        for (int n = 0; n < 5; n++) {
+          p.workspace_bytes = few[n];
+          EXPECT(operations[op](&p) == BPTT_BAD_WORKSPACE);
+        }
+        p.workspace = NULL, p.workspace_bytes = enough;
+        EXPECT(operations[op](&p) == BPTT_BAD_WORKSPACE);
+        for (int64_t k = 0; k < watched; k++)
+          EXPECT(isnan(number_at(result, dtype, k)));
+        EXPECT(!blocks_damaged());
+        blocks_free();
+      }
+}
+
+/* ---- polling ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+enum { LONG = 2000 };
+#else
+enum { LONG = 16000 }; /* steps that take a while: a tenth of a second with AVX-512 */
+#endif
+
+static int asked, patience;
+
+static int give_up(void *context) {
+  EXPECT(context == &patience);
+  return ++asked > patience;
+}
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A call that lasts is asked about, ends when told to, and has stopped then: the next one gives the right numbers. */
+static void test_polling(void) {
+  sizes s = {LONG, 1, 4, 256};
+  for (bptt_op op = BPTT_FORWARD; op <= BPTT_BACKWARD; op++)
+    for (int split = BPTT_SERIAL; split <= BPTT_SPLIT_HIDDEN; split++) {
+      void *memory[ARRAYS];
+      bptt_problem p;
+      sizes now = s;
+      if (split == BPTT_SPLIT_ROWS)
+        now.T /= 4, now.B = 4;
+      prepare(&p, memory, now, BPTT_F32, split == BPTT_SERIAL ? 1 : 2);
+      p.split = split, p.poll = give_up, p.poll_context = &patience;
+      give_workspace(&p, op);
+      asked = 0, patience = 1000000;
+      double start = seconds();
+      EXPECT(operations[op](&p) == BPTT_OK);
+      double whole = seconds() - start;
+      if (whole > 0.4)
+        EXPECT(asked > 0);
+      EXPECT(asked <= whole / 0.04 + 2); /* every 50 ms, not more */
+      asked = 0, patience = 0;
+      start = seconds();
+      bptt_status status = operations[op](&p);
+      double stopped = seconds() - start;
+      EXPECT(status == BPTT_INTERRUPTED || (status == BPTT_OK && asked == 0));
+      if (whole > 2)
+        EXPECT(status == BPTT_INTERRUPTED && stopped < 1);
+      EXPECT(asked <= 1);
+      EXPECT(!blocks_damaged());
+      blocks_free();
+    }
+}
+
+/* ---- variants ---- */
+
+static void test_variants(void) {
+  int count = bptt_variant_count();
+  EXPECT(count >= 1 && !strcmp(bptt_variant_name(count - 1), "baseline"));
+  EXPECT(!bptt_variant_name(count) && !bptt_variant_name(-1) && !bptt_variant_name(1 << 20));
+  for (int rank = 0; rank < count; rank++) {
+    EXPECT(bptt_use_variant(bptt_variant_name(rank)) == BPTT_OK);
+    EXPECT(bptt_active_rank() == rank && !strcmp(bptt_active_variant(), bptt_variant_name(rank)));
+  }
+  EXPECT(bptt_use_variant("no such") == BPTT_BAD_VARIANT && bptt_use_variant("") == BPTT_BAD_VARIANT);
+  EXPECT(bptt_active_rank() == count - 1);
+  EXPECT(bptt_use_variant(NULL) == BPTT_OK && bptt_active_rank() == 0);
+}
+
+/* Before any other call: what BPTT_VARIANT names is used, or nothing at all. */
+static void test_environment(void) {
+  int64_t bytes;
+  void *memory[ARRAYS];
+  bptt_problem p;
+  setenv("BPTT_VARIANT", "avx1024", 1);
+  EXPECT(!bptt_active_variant() && bptt_active_rank() == -1);
+  prepare(&p, memory, (sizes){1, 1, 1, 1}, BPTT_F32, 1);
+  EXPECT(bptt_workspace(&p, BPTT_FORWARD, &bytes) == BPTT_BAD_VARIANT);
+  EXPECT(bptt_forward(&p) == BPTT_BAD_VARIANT && bptt_backward(&p) == BPTT_BAD_VARIANT);
+  EXPECT(bptt_pack(&p, memory[X]) == BPTT_BAD_VARIANT);
+  setenv("BPTT_VARIANT", "baseline", 1);
+  EXPECT(bptt_active_variant() && !strcmp(bptt_active_variant(), "baseline"));
+  unsetenv("BPTT_VARIANT");
+  blocks_free();
+}
+
+/* ---- floating-point mode ---- */
+
+#if defined(__x86_64__)
+static unsigned mode_of_thread(void) {
+  return __builtin_ia32_stmxcsr();
+}
+static void set_mode(unsigned mode) {
+  __builtin_ia32_ldmxcsr(mode);
+}
+static const unsigned modes[] = {0x1f80, 0x9fc0, 0x7f80, 0x1fbf, 0x1fa1}; /* usual; flushing; rounding to zero; flags */
+#elif defined(__aarch64__)
+static unsigned mode_of_thread(void) {
+  uint64_t mode;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+  return (unsigned)mode;
+}
+static void set_mode(unsigned mode) {
+  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode));
+}
+static const unsigned modes[] = {0, 1u << 24, 3u << 22};
+#endif
+
+#if defined(__x86_64__) || defined(__aarch64__)
+static int looks, foreign;
+
+static int look_at_mode(void *context) {
+  looks++;
+  foreign += mode_of_thread() != *(unsigned *)context;
+  return 0;
+}
+
+/* What poll() runs is the caller's own code: a signal handler wants its denormals. */
+static void test_mode_while_polling(void) {
+  void *memory[ARRAYS];
+  bptt_problem p;
+  unsigned mode = mode_of_thread();
+  prepare(&p, memory, (sizes){2 * LONG, 1, 1, 256}, BPTT_F32, 1);
+  p.cells = p.gates = NULL, p.poll = look_at_mode, p.poll_context = &mode;
+  give_workspace(&p, BPTT_FORWARD);
+  for (int run = 0; run < 20 && !looks; run++)
+    EXPECT(bptt_forward(&p) == BPTT_OK);
+  EXPECT(looks > 0);
+  EXPECT(foreign == 0);
+  blocks_free();
+}
+
+/* Of the calling thread, which may have set any, and of the threads that helped. */
+static void test_floating_point_mode(void) {
+  for (int n = 0; n < (int)(sizeof modes / sizeof modes[0]); n++)
+    for (bptt_op op = BPTT_FORWARD; op <= BPTT_BACKWARD; op++)
+      for (int threads = 1; threads <= 3; threads++) {
+        void *memory[ARRAYS];
+        bptt_problem p;
+        unsigned usual = mode_of_thread(), mode = modes[n], after[3] = {0}, before[3] = {0};
+        prepare(&p, memory, (sizes){20, 6, 8, 40}, BPTT_F32, threads);
+        p.split = threads == 1 ? BPTT_SERIAL : threads == 2 ? BPTT_SPLIT_HIDDEN : BPTT_SPLIT_ROWS;
+        give_workspace(&p, op);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(3)
+        before[omp_get_thread_num()] = mode_of_thread();
+#endif
+        set_mode(mode);
+        bptt_status status = operations[op](&p);
+        unsigned left = mode_of_thread();
+        set_mode(usual);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(3)
+        after[omp_get_thread_num()] = mode_of_thread();
+#endif
+        EXPECT(status == BPTT_OK && left == mode);
+        for (int thread = 1; thread < 3; thread++)
+          EXPECT((before[thread] & ~0x3fu) == (after[thread] & ~0x3fu));
+        blocks_free();
+      }
+}
+#else
+static void test_mode_while_polling(void) {
+}
+static void test_floating_point_mode(void) {
+}
+#endif
+
+int main(void) {
+  static const struct {
+    const char *name;
+    void (*run)(void);
+  } tests[] = {
+      {"BPTT_VARIANT", test_environment}, /* first: it wants to be */
+      {"variants", test_variants},
+      {"status texts", test_texts},
+      {"sizes and enums", test_bad_sizes_and_enums},
+      {"missing pointers", test_missing_pointers},
+      {"small workspace", test_small_workspace},
+      {"polling", test_polling},
+      {"floating-point mode", test_floating_point_mode},
+      {"floating-point mode while polling", test_mode_while_polling},
+  };
+  for (int n = 0; n < (int)(sizeof tests / sizeof tests[0]); n++) {
+    int before = failures;
+    tests[n].run();
+    printf("%s %s\n", failures > before ? "FAIL" : "ok  ", tests[n].name);
+    fflush(stdout);
+  }
+  return failures != 0;
+}
