@@ -34,31 +34,38 @@ typedef struct {
   int64_t c_pitch;
 } NAME(backward_step);
 
-/* (L18) (L19): sum[r][v] = ((i + f) + (g + o)), each a chain over the units of one gate, of `rows` rows of dz against
- * one panel. Four short chains: a single row keeps the FMA units busy, and the rounding error is halved. */
-INLINE void NAME(gate_sum)(int R, int V, REAL *sum, int64_t H, const REAL *dz, int64_t pitch, const REAL *panel) {
-  int64_t gate = H * V * LANES;
-  vec acc[R][V], pair[R][V], total[R][V];
-  for (int half = 0; half < 2; half++) {
-    for (int g = 2 * half; g < 2 * half + 2; g++) {
-      UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
-      }
-      NAME(tile_product)(R, V, acc, H, dz + g * H, pitch, 1, panel + g * gate);
-      UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int v = 0; v < V; v++) pair[r][v] = g == 2 * half ? acc[r][v] : pair[r][v] + acc[r][v];
-      }
-    }
-    UNROLL for (int r = 0; r < R; r++) {
-      UNROLL for (int v = 0; v < V; v++) total[r][v] = half ? total[r][v] + pair[r][v] : pair[r][v];
-    }
-  }
+/* (L18) (L19): dz against a panel is ((i + f) + (g + o)), each a chain over the units of one gate. Four short chains:
+ * a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate for a block of rows, so that
+ * a quarter of the panel stays in L2 while the rows pass by.
+ *
+ * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
+enum { PASTE(BLOCK, SUFFIX) = 8 * WIDE_ROWS };
+#define ROW_BLOCK PASTE(BLOCK, SUFFIX)
+
+INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+                            const REAL *panel) {
+  enum { OTHER = ROW_BLOCK * WIDE_VECS * LANES };
+  vec acc[R][V];
   UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) vstore(sum + (r * V + v) * LANES, total[r][v]);
+    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
+  }
+  NAME(tile_product)(R, V, acc, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) {
+      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;
+      if (gate == 0)
+        vstore(i, acc[r][v]);
+      else if (gate == 1)
+        vstore(i, vload(i) + acc[r][v]);
+      else if (gate == 2)
+        vstore(g, acc[r][v]);
+      else
+        vstore(i, vload(i) + (vload(g) + acc[r][v]));
+    }
   }
 }
 
-/* The same for one row: the four chains side by side. */
+/* The four gates of one row side by side. */
 INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
   vec acc[GATES][V];
   UNROLL for (int g = 0; g < GATES; g++) {
@@ -68,25 +75,34 @@ INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, co
   UNROLL for (int v = 0; v < V; v++) sum[v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
 }
 
-/* sum (rows, vecs, LANES) for up to WIDE_ROWS rows. */
+/* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
 static void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                             const REAL *panel) {
-  vec lone[WIDE_VECS];
-  if (rows == 1 && vecs == 1) {
-    NAME(gate_sum_lone)(1, lone, H, dz, panel);
-    vstore(sum, lone[0]);
-  } else if (rows == 1) {
-    NAME(gate_sum_lone)(2, lone, H, dz, panel);
-    vstore(sum, lone[0]);
-    vstore(sum + LANES, lone[1]);
-  } else if (vecs == 1) {
-#define CASE(R) NAME(gate_sum)(R, 1, sum, H, dz, pitch, panel)
-    SWITCH_ROWS(rows, WIDE_ROWS, CASE)
-#undef CASE
-  } else {
-#define CASE(R) NAME(gate_sum)(R, 2, sum, H, dz, pitch, panel)
-    SWITCH_ROWS(rows, WIDE_ROWS, CASE)
-#undef CASE
+  if (rows == 1) {
+    vec lone[WIDE_VECS];
+    if (vecs == 1)
+      NAME(gate_sum_lone)(1, lone, H, dz, panel);
+    else
+      NAME(gate_sum_lone)(2, lone, H, dz, panel);
+    for (int v = 0; v < vecs; v++)
+      vstore(sum + v * LANES, lone[v]);
+    return;
+  }
+  for (int gate = 0; gate < GATES; gate++) {
+    for (int r = 0; r < rows;) {
+      int n = (int)next_tile(rows - r, WIDE_ROWS);
+      REAL *to = sum + r * vecs * LANES;
+#define CASE1(R) NAME(gate_tile)(R, 1, gate, to, H, dz + r * pitch, pitch, panel)
+#define CASE2(R) NAME(gate_tile)(R, 2, gate, to, H, dz + r * pitch, pitch, panel)
+      if (vecs == 1) {
+        SWITCH_ROWS(n, WIDE_ROWS, CASE1)
+      } else {
+        SWITCH_ROWS(n, WIDE_ROWS, CASE2)
+      }
+#undef CASE1
+#undef CASE2
+      r += n;
+    }
   }
 }
 
@@ -152,8 +168,8 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   }
 }
 
-/* The tape of the tile's rows, so that it is near once the products are done. */
-INLINE void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
+/* The tape of a block of rows, so that it is near once the products are done. */
+static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
   const bptt_problem *p = s->job->p;
   enum { LINE = 64 / sizeof(REAL) };
   int64_t H = p->H, end = min_i64(first + WIDE_VECS * LANES, H);
@@ -170,10 +186,10 @@ INLINE void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t
 }
 
 /* The same for rows b .. b+rows-1. */
-static void NAME(backward_tile)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+static void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   if (s->dz_next) {
     NAME(prefetch_tape)(s, rows, b, first);
     NAME(gate_sums)(rows, vecs, sum, p->H, s->dz_next + b * job->pitch, job->pitch, job->hh + first * GATES * p->H);
@@ -200,9 +216,9 @@ static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, r
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(s->job->p->H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
-      int n = (int)next_tile(rows.end - b, WIDE_ROWS);
+      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
       if (n > 1)
-        NAME(backward_tile)(s, n, b, first, vecs);
+        NAME(backward_block)(s, n, b, first, vecs);
       else if (vecs == 1)
         NAME(backward_lone)(1, s, b, first);
       else
@@ -215,15 +231,15 @@ static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, r
 /* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
 static void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int64_t width, range panels,
                              const REAL *dz, int64_t rows, REAL *dst) {
-  REAL sum[WIDE_ROWS * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
     int vecs = NAME(wide_vecs)(width, n);
     int64_t column = n * WIDE_VECS * LANES;
     for (int64_t b = 0; b < rows;) {
-      int tile = (int)next_tile(rows - b, WIDE_ROWS);
-      NAME(gate_sums)(tile, vecs, sum, H, dz + b * job->pitch, job->pitch, weights + column * GATES * H);
-      for (int r = 0; r < tile; r++, b++)
+      int block = (int)next_tile(rows - b, ROW_BLOCK);
+      NAME(gate_sums)(block, vecs, sum, H, dz + b * job->pitch, job->pitch, weights + column * GATES * H);
+      for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
           vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),
                    (int)min_i64(LANES, width - column - v * LANES));
@@ -251,6 +267,7 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
   }
+  UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
   NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) {

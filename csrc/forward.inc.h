@@ -49,7 +49,7 @@ INLINE void NAME(forward_unit)(const NAME(forward_step) * s, const vec z[GATES],
 /* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
 INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
   const NAME(lstm_weights) *w = s->w;
-  vec sum[R][GATES], z[R][GATES];
+  vec sum[R][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
     UNROLL for (int r = 0; r < R; r++) {
@@ -63,18 +63,15 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   }
   NAME(tile_product)(R, GATES, sum, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
                      w->hh + block * s->H * GATES * LANES);
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int g = 0; g < GATES; g++) z[r][g] = sum[r][g];
-  }
   for (int r = 0; r < R; r++) /* a loop on purpose: unrolled, the cells would not fit the instruction cache */
-    NAME(forward_unit)(s, z[r], b + r, block);
+    NAME(forward_unit)(s, sum[r], b + r, block);
 }
 
 /* One row, N blocks at once. */
 INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
   const NAME(lstm_weights) *w = s->w;
   int64_t ih_pitch = s->I * GATES * LANES, hh_pitch = s->H * GATES * LANES;
-  vec sum[N][GATES], z[N][GATES];
+  vec sum[N][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
     UNROLL for (int n = 0; n < N; n++) {
@@ -87,11 +84,8 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(lone_product)(N, GATES, sum, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
   }
   NAME(lone_product)(N, GATES, sum, s->H, s->h_prev + b * s->h_pitch, 0, w->hh + block * hh_pitch, hh_pitch);
-  UNROLL for (int n = 0; n < N; n++) {
-    UNROLL for (int g = 0; g < GATES; g++) z[n][g] = sum[n][g];
-  }
   for (int n = 0; n < N; n++)
-    NAME(forward_unit)(s, z[n], b, block + n);
+    NAME(forward_unit)(s, sum[n], b, block + n);
 }
 
 static void NAME(forward_step_run)(const NAME(forward_step) * s) {
