@@ -47,7 +47,7 @@ FOUNDATION = {
 }
 ALLOWED = {
     "__init__": None,
-    "__main__": {"demo", "_config", "_version"},
+    "__main__": {"bench", "demo", "_config", "_version"},
     "demo": None,
     "_version": set(),
     "reference": set(),
@@ -63,6 +63,32 @@ ALLOWED = {
     "clip": {"_check", "parameters", "tape"},
     "optim": {"_check", "parameters", "tape"},
     "_config": {"_backend", "_threads", "_version"},
+}
+
+# The same inside bench, whose modules know the public API beside one another; libraries are imported by name.
+BENCH = {
+    "__init__": {"command"},
+    "cases": set(),
+    "clock": set(),
+    "progress": set(),
+    "contenders": {"cases"},
+    "peer_torch": {"cases", "contenders"},
+    "peer_onnx": {"cases", "contenders"},
+    "worker": {"cases", "clock", "contenders"},
+    "contest": {"cases", "clock", "contenders"},
+    "machine": set(),
+    "grid": {"cases"},
+    "roofline": {"cases", "machine"},
+    "report": {"cases", "contest", "grid", "machine", "roofline"},
+    "choice": {"cases", "clock", "contenders"},
+    "growth": {"cases", "clock", "contenders", "grid", "machine", "report", "roofline"},
+    "picture": {"cases", "grid", "growth", "machine", "report"},
+}
+BY_NAME = {
+    "peer_torch": {"torch"},
+    "peer_onnx": {"onnx", "onnxruntime", "openvino"},
+    "picture": {"matplotlib.figure", "matplotlib.ticker"},
+    "progress": {"tqdm"},
 }
 
 
@@ -92,6 +118,15 @@ def test_layering(path):
     assert outside <= set(sys.stdlib_module_names) | {"numpy"} | doors
     if path.stem == "reference":
         assert outside <= {"collections", "typing", "numpy", "__future__"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_layering_of_bench(path):
+    inside, outside = imports(path)
+    assert inside <= BENCH.get(path.stem, BENCH.keys()) | {"__init__"}  # the command knows them all
+    assert outside <= set(sys.stdlib_module_names) | {"numpy"}
+    named = set(re.findall(r'import_module\("([\w.]+)"\)', path.read_text()))
+    assert named <= BY_NAME.get(path.stem, set())
 
 
 def test_c_knows_no_python():
@@ -259,7 +294,7 @@ def test_command_line():
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "bptt: BPTT_BACKEND: expected one of native, reference, got 'gpu'\n"
     assert command("--version").stdout.strip() == f"bptt {bptt.__version__}"
-    for arguments in (["--help"], ["info", "--help"], ["demo", "--help"]):
+    for arguments in (["--help"], ["info", "--help"], ["demo", "--help"], ["bench", "--help"]):
         shown = command(*arguments)
         assert shown.returncode == 0
         assert "usage: bptt" in shown.stdout

@@ -1,4 +1,4 @@
-"""Command line: ``python -m bptt info | demo``, also installed as ``bptt``."""
+"""Command line: ``python -m bptt info | demo | bench``, also installed as ``bptt``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import demo
+from . import bench, demo
 from ._config import show_config
 from ._version import __version__
 
@@ -28,8 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("info", help=text, description=f"{text.capitalize()}.")
     text = "train a character model on English text and sample from it"
     demo.add_arguments(commands.add_parser("demo", help=text, description=f"{text.capitalize()}."))
+    text = "measure speed against the machine's ceilings and against other libraries that are installed"
+    bench.add_arguments(commands.add_parser("bench", help=text, description=f"{text.capitalize()}."))
     arguments = parser.parse_args(argv)
     try:
+        if arguments.command == "bench":
+            return bench.main(arguments)
         if arguments.command == "demo":
             return int(demo.main(arguments) or 0)
         return _info()

@@ -1,0 +1,380 @@
+"""The bench command: cases, contests with made-up contenders, ceilings, tables, files; never how fast."""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bptt
+
+pytest.importorskip("bptt._core", reason="the compiled core is not built")
+
+from bptt import _core, bench
+from bptt.bench import choice, clock, command, contenders, contest, grid, growth, machine, report, roofline
+from bptt.bench.cases import Case
+from bptt.bench.contest import ContenderError, Contests, Row, Timing
+
+
+def made_up(threads=2, variant="made-up"):
+    """Ceilings in round numbers."""
+    return machine.Ceilings(
+        cpu="A CPU",
+        variant=variant,
+        threads=threads,
+        multiply_adds={"float32": [100.0, 100.0], "float64": [50.0, 50.0]},
+        read={"L1": [200.0, 200.0], "L2": [100.0, 100.0], "L3": [80.0, 60.0], "memory": [20.0, 10.0]},
+        sizes={"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20},
+        barrier=1e-7,
+        region=1e-6,
+    )
+
+
+def lines_of(ratio=2.0):
+    """One line in each mode, this library taking a millisecond."""
+    own, peer = Row("bptt", 2), Row("torch", 1)
+    outcome = {own: Timing({}, [1e-3] * 3), peer: Timing({}, [ratio * 1e-3])}
+    outcome[Row("openvino", 1)] = ContenderError("openvino-1: Traceback\nValueError: no")
+    entries = [
+        grid.Entry(Case("stream", 1, 1, 64, 64), "table"),
+        grid.Entry(Case("forward", 5, 2, 7, 9), "own"),
+    ]
+    entries.append(grid.Entry(Case.of("training", "16x64x64x64"), "table"))
+    return [report.line_of(entry, outcome, own, made_up()) for entry in entries]
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1x2x3x4x5", "1,2,3,0", "0,1,1,1", "a,b,c,d", "-1,1,1,1"])
+def test_shapes_that_are_none(text):
+    with pytest.raises(ValueError, match=r"^shape: "):
+        Case.of("forward", text)
+
+
+def test_case():
+    case = Case.of("forward", " 5, 3,2 ,4")
+    assert case == Case.of("forward", "5x3x2x4")
+    assert case.shape == "5x3x2x4"
+    assert case.flops == 8 * 5 * 3 * 4 * (2 + 4)
+    assert case._replace(mode="training").flops == 3 * case.flops
+    assert case.bytes == 4 * (4 * 4 * (2 + 4 + 2) + 15 * (2 + 4) + 4 * 3 * 4)
+    assert case._replace(dtype="float64").bytes == 2 * case.bytes
+    assert case.input().shape == (5, 3, 2)
+    assert set(Case.of("forward", "5x3x2x4", peephole=True).weights()) == set(case.weights()) | {
+        "weight_peephole"
+    }
+
+
+def test_grids():
+    full, quick = grid.full_grid(), grid.quick_grid()
+    assert len(set(e.case for e in full)) == len(full) > 60
+    assert {e.case for e in quick} <= {e.case for e in full}
+    assert sum(grid.target(e.case) is not None for e in full) == 3 + 2 * 12
+    assert {e.case.H for e in full} >= {50, 96, 160, 200, 333, 640, 1150}
+    assert {e.case.B for e in full} >= {1, 3, 7, 24, 65, 200}
+    assert [e.case.mode for e in grid.own_grid("1,1,2,3; 4,1,2,3")] == [
+        *("stream", "forward", "training"),
+        *("forward", "training"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["fma32", "fma64"])
+def test_multiply_adds_are_counted(kind):
+    rate = _core.measure(kind)
+    assert 0.2 < rate < 2000
+    assert _core.measure(kind, 2) > 0.1
+
+
+def test_measure_refuses():
+    for arguments in (("read", 1, 0), ("read", 2, 4096), ("fma32", 0), ("fma32", 1000)):
+        with pytest.raises(ValueError, match=r"size|argument"):
+            _core.measure(*arguments)
+    with pytest.raises(KeyError):
+        _core.measure("nonsense")
+
+
+def test_every_variant_measures():
+    before = bptt.active_variant()
+    try:
+        for name in bptt.variants():
+            bptt.use_variant(name)
+            assert _core.measure("fma32") > 0.2
+            assert _core.measure("read", 1, 16384) > 0.2
+    finally:
+        bptt.use_variant(before)
+
+
+def test_ceilings_are_positive_and_plausible():
+    found = machine.measure_ceilings(1)
+    single, double = found.multiply_adds["float32"], found.multiply_adds["float64"]
+    assert min(*single, *double) > 0.1
+    assert single[0] > 1.2 * double[0]  # twice as many lanes
+    assert found.read["L1"][0] > found.read["memory"][0] > 0.05
+    assert found.barrier == 0
+    assert found.region > 0
+    assert json.loads(json.dumps(found.as_dict()))["threads"] == 1
+    assert len(found.lines()) == 8
+
+
+def test_barrier_and_region_of_two():
+    assert 0 < _core.measure("barrier", 2) < 1e8
+    assert 0 < _core.measure("region", 2) < 1e8
+
+
+def test_cache_sizes(tmp_path):
+    assert machine.cache_sizes(2, tmp_path) == {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+    folder = tmp_path / "sys/devices/system/cpu/cpu0/cache"
+    caches = [("Data", 1, "48K", "1"), ("Instruction", 1, "7K", "1"), ("Unified", 2, "2048K", "1")]
+    caches.append(("Unified", 3, "32M", "ffff,00000000"))
+    for n, (kind, level, size, shared) in enumerate(caches):
+        (folder / f"index{n}").mkdir(parents=True)
+        for name, text in (("type", kind), ("level", level), ("size", size), ("shared_cpu_map", shared)):
+            (folder / f"index{n}" / name).write_text(f"{text}\n")
+    assert machine.cache_sizes(4, tmp_path) == {"L1": 48 << 10, "L2": 2 << 20, "L3": 8 << 20}
+    assert machine.cache_sizes(64, tmp_path)["L3"] == 2 << 20  # no more than 16 of them share it
+
+
+def test_bounds():
+    ceilings = made_up()
+    large = roofline.bound(Case.of("forward", "10x64x256x256"), ceilings)
+    assert (large.ceiling, large.threads) == ("FMA", 2)
+    assert large.seconds == pytest.approx(8 * 10 * 64 * 256 * 512 / 200e9)
+    lone = roofline.bound(Case.of("forward", "100x1x512x512"), ceilings)
+    assert (lone.ceiling, lone.split) == ("L3", "hidden")
+    assert lone.seconds == pytest.approx(100 * 2 * 512 * 512 * 4 / 60e9)
+    small = roofline.bound(Case.of("forward", "100x1x8x8"), ceilings)
+    assert (small.split, small.threads) == ("serial", 1)
+    step = roofline.bound(Case.of("stream", "1x1x128x128"), made_up(1))
+    assert step.seconds == pytest.approx(4 * 128 * 256 * 4 / 100e9)
+    assert roofline.bound(Case("training", 9, 1, 8, 4096), ceilings).ceiling == "memory"
+
+
+def test_prediction_grows_with_cores():
+    case, ceilings = Case.of("forward", "100x128x256x256"), made_up()
+    seconds = [roofline.predict(case, ceilings, n).seconds for n in (1, 2, 8, 64)]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] / seconds[2] == pytest.approx(8, rel=0.05)
+    small = Case.of("forward", "100x1x8x8")
+    assert roofline.predict(small, ceilings, 64) == roofline.predict(small, ceilings, 1)
+    text = growth.prediction(lines_of(), ceilings, (1, 8))
+    assert len(text) == 5
+    assert "P=8" in text[0]
+
+
+def test_samples():
+    calls = []
+    seconds = clock.samples(lambda: calls.append(1), 3, 4, 2)
+    assert len(seconds) == 3
+    assert len(calls) == 20
+    assert min(seconds) > 0
+    assert clock.calls_of(0) > 1 == clock.calls_of(1.0)
+
+
+def test_contest_times_and_compares(monkeypatch):
+    case = Case.of("forward", "4x2x3x5")
+    monkeypatch.setitem(contest.PACKAGES, "reference", ("numpy",))
+    rows = [Row("bptt", 1), Row("reference", 1), Row("bptt64", 1), Row(f"bptt@{bptt.variants()[-1]}", 1)]
+    with Contests() as contests:
+        outcome = contests.hold(case, [*rows, Row("nonsense", 1)], 0.001, 1)
+        double = contests.hold(
+            case._replace(mode="training", dtype="float64", peephole=True), rows[:2], 0.0, 1
+        )
+    for row in rows:
+        assert isinstance(outcome[row], Timing), outcome[row]
+        assert outcome[row].median > 0
+    assert outcome[rows[3]].facts["variant"] == bptt.variants()[-1]
+    assert isinstance(outcome[Row("nonsense", 1)], ContenderError)
+    assert all(len(double[row].seconds) == 1 for row in rows[:2])
+    line = report.line_of(grid.Entry(case, "own"), {rows[0]: outcome[rows[0]]}, rows[0], made_up(1))
+    assert line.ratio is None
+    assert line.share > 0
+
+
+def test_wrong_results_are_kept_out():
+    expected = {"output": np.ones((2, 3))}
+    contest.compare(Row("a", 1), (1e-4, {"output": np.ones((2, 3), "f")}), expected)
+    for wrong in (np.full((2, 3), 1.01), np.ones((3, 2)), np.full((2, 3), np.nan)):
+        with pytest.raises(ContenderError, match=r"^a-1: output"):
+            contest.compare(Row("a", 1), (1e-4, {"output": wrong}), expected)
+
+
+def test_rows():
+    assert Row.of("bptt@avx2-2") == Row("bptt@avx2", 2)
+    assert str(Row("torch", 1)) == "torch-1"
+    assert contest.environment(Row("bptt@avx2", 2))["BPTT_VARIANT"] == "avx2"
+    assert contest.missing(Row("bptt", 1)) == ""
+    slow, fast = Row("torch", 2), Row("torch", 1)
+    timings = {slow: Timing({}, [2.0]), fast: Timing({}, [1.0])}
+    assert contest.hopeless(slow, timings)
+    assert not contest.hopeless(fast, timings)
+    assert not contest.hopeless(
+        Row("bptt", 1), {Row("bptt", 1): Timing({}, [9.0]), Row("bptt", 2): Timing({}, [1.0])}
+    )
+
+
+def test_lines_and_summary():
+    stream, forward, training = lines_of()
+    assert [line.verdict for line in (stream, forward, training)] == ["miss", "", "miss"]
+    assert [line.ratio for line in (stream, forward, training)] == [2.0] * 3
+    assert report.means([stream, forward, training]) == pytest.approx({"forward": 2, "training": 2})
+    assert "1.00 ms" in str(forward)
+    assert "torch-1" in str(forward)
+    text = "\n".join(report.summary([stream, forward, training]))
+    assert "misses: stream 1x1x64x64 (2.00), training 16x64x64x64 (2.00)" in text
+    assert "ValueError: no" in text
+    assert [line.verdict for line in lines_of(9.0)] == ["pass", "", "pass"]
+    assert [line.verdict for line in lines_of(0.5)] == ["miss"] * 3
+    assert [report.time_text(s) for s in (1.234e-6, 0.5, 123e-6, 12.0)] == [
+        "1.23 us",
+        "500 ms",
+        "123 us",
+        "12.0 s",
+    ]
+
+
+def test_arguments(capsys):
+    quick = parse("--quick")
+    assert quick.quick
+    assert command.entries(quick) == grid.quick_grid()
+    assert command.entries(parse()) == grid.full_grid()
+    only = parse("--shapes", "1,1,2,3;5,1,2,3", "--modes", "stream,training", "--threads", "2", "--peers", "")
+    assert [e.case.mode for e in command.entries(only)] == ["stream", "training", "training"]
+    assert (only.threads, only.peers) == (2, ())
+    for wrong in (
+        ("--threads", "0"),
+        ("--modes", "fast"),
+        ("--shapes", "1,2"),
+        ("--seconds", "-1"),
+        ("--peers", "x"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(*wrong)
+        assert "expected" in capsys.readouterr().err
+
+
+def run(arguments, capsys, monkeypatch):
+    """Run the command with ceilings that need no measuring."""
+    monkeypatch.setattr(command, "measure_ceilings", made_up)
+    assert bench.main(parse(*arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command, "PEERS", dict.fromkeys(command.PEERS, ("reference", "torch")))
+    monkeypatch.setattr(command, "missing", lambda row: "torch" if row.name == "torch" else "")
+    written, drawn = tmp_path / "run.json", tmp_path / "run.png"
+    arguments = [
+        "--shapes",
+        "1,1,2,3;4,2,3,5",
+        "--seconds",
+        "0.001",
+        "--threads",
+        "1",
+        "--predict",
+        "--quick",
+    ]
+    out = run([*arguments, "--json", str(written), "--plot", str(drawn)], capsys, monkeypatch)
+    assert "torch takes no part: torch is not installed" in out
+    assert "A CPU, variant made-up, 1 thread(s)" in out
+    assert out.count("reference-1") == 5
+    assert "geometric mean of 3 ratios, forward and stream" in out
+    assert "P=64" in out
+    content = json.loads(written.read_text())
+    assert [line["mode"] for line in content["lines"]] == [
+        "stream",
+        "forward",
+        "training",
+        "forward",
+        "training",
+    ]
+    for line in content["lines"]:
+        assert line["seconds"] > 0
+        assert line["ratio"] == pytest.approx(line["medians"]["reference-1"] / line["seconds"])
+        assert math.isclose(line["share"], line["bound"]["seconds"] / line["seconds"])
+    assert content["ceilings"]["threads"] == 1
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert "torch" not in sys.modules or "bptt.bench.peer_torch" not in sys.modules
+
+
+def test_ceilings_only(tmp_path, capsys, monkeypatch):
+    written = tmp_path / "ceilings.json"
+    assert "barrier 100 ns" in run(
+        ["--ceilings", "--threads", "2", "--json", str(written)], capsys, monkeypatch
+    )
+    assert json.loads(written.read_text())["ceilings"]["barrier"] == 1e-7
+
+
+def test_sweep(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    short = (("T", (None, 1, 3, 4), (1, 2)), ("H", (2, 2, None, None), (3, 4)))
+    monkeypatch.setattr(command, "sweep", lambda ceilings, seconds: growth.sweep(ceilings, 0.001, short))
+    drawn = tmp_path / "growth.png"
+    out = run(["--sweep", str(drawn), "--threads", "1"], capsys, monkeypatch)
+    assert out.count("H=") == 4
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_choices_force_every_way_and_leave_none(capsys, monkeypatch):
+    hints = []
+    made = choice.time_choice(
+        Case.of("training", "3x2x3x5"), 1, 0.001, lambda *way: hints.append(way) or _core.plan_hint(*way)
+    )
+    assert set(hints) == set(choice.WAYS)
+    assert hints[-1] == (0, 0)
+    assert set(made.medians) == set(choice.WAYS.values())
+    assert made.loss >= 1
+    poor = choice.Choice(made.case, {"automatic": 3.0, "serial, fused": 1.0})
+    assert "automatic takes 3.00 times serial, fused" in str(poor)
+    assert "in 1 of 2 cases; at worst 3.00 times" in choice.judge([poor, made])
+    out = run(
+        ["--choices", "--shapes", "1,1,2,3", "--modes", "stream", "--seconds", "0.001"], capsys, monkeypatch
+    )
+    assert "1x1x2x3 stream" in out
+
+
+@pytest.mark.parametrize("way", [way for way in choice.WAYS if any(way)])
+def test_every_way_gives_the_same_bits(way):
+    case = Case.of("training", "6x3x4x37")
+    before = bptt.get_num_threads()
+    try:
+        expected = contenders.Bptt(2).training(case).results()
+        _core.plan_hint(*way)
+        results = contenders.Bptt(2).training(case).results()
+    finally:
+        _core.plan_hint()
+        bptt.set_num_threads(before)
+    for name, array in expected.items():
+        assert np.array_equal(results[name], array), name
+
+
+def test_without_the_compiled_core(capsys):
+    with bptt.backend("reference"):
+        assert bench.main(parse("--quick")) == 2
+    assert "needs the compiled core" in capsys.readouterr().err
+
+
+def test_peers_answer_as_the_oracle_does():
+    names = [name for name in contenders.PEERS if not contest.missing(Row(name, 1))]
+    with Contests() as contests:
+        for mode in ("stream", "forward", "training"):
+            rows = [Row(n, 1) for n in names if n != "torchscript" and (mode != "training" or n == "torch")]
+            outcome = contests.hold(Case.of(mode, "1x2x3x5" if mode == "stream" else "4x2x3x5"), rows, 0.0, 1)
+            assert not [e for e in outcome.values() if isinstance(e, ContenderError)]
+        if "torchscript" in names:
+            case = Case.of("training", "4x2x3x5", peephole=True)
+            outcome = contests.hold(case, [Row("torchscript", 1), Row("bptt", 1)], 0.0, 1)
+            assert not [e for e in outcome.values() if isinstance(e, ContenderError)]
+
+
+def test_no_peer_is_imported_by_the_command():
+    for path in Path(bench.__file__).parent.glob("*.py"):
+        if not path.stem.startswith("peer_"):
+            assert "from .peer_" not in path.read_text()
