@@ -25,7 +25,7 @@ from .text import Corpus, corpus, python_reference, read_text, windows
 
 __all__ = ["add_arguments", "main"]
 
-STEPS = 1500
+STEPS = 2000
 SECONDS = 40.0  # after which a run of the default length ends early, on a slow or busy machine
 HIDDEN = 128
 EMBEDDING = 32
@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--load", metavar="FILE", help="start from a saved model; without --steps only measure and sample it")
     add("--seed", metavar="N", type=_count(0), default=0, help="same seed, same numbers (default: 0)")
     add("--steps", metavar="N", type=_count(1), help=f"training steps (default: {STEPS})")
-    text = f"end training after so many seconds (default: {SECONDS:g}, and none if --steps is given)"
+    text = (
+        f"end training so many seconds after the start (default: {SECONDS:g}, and none if --steps is given)"
+    )
     add("--seconds", metavar="S", type=_seconds, help=text)
     add("--hidden", metavar="N", type=_count(1), help=f"units of the LSTM (default: {HIDDEN})")
     add("--cell", choices=("lstm", "peephole"), help="the LSTM without or with peepholes (default: lstm)")
@@ -96,6 +98,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, interrupt: Interrupt) -> None:
     """Do everything, from the text to the sample."""
+    end = time.perf_counter() + _limit(args)
     rng = np.random.default_rng(args.seed)
     model, text = _prepared(args, rng)
     _introduce(args, model, text)
@@ -105,7 +108,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt) -> None:
         _compare(model, next(windows(text.training, WINDOW, STREAMS)), interrupt)
     steps = args.steps or (0 if args.load else STEPS)
     with one_blas_thread():
-        training = _train(model, text, steps, _limit(args), rng, interrupt)
+        training = _train(model, text, steps, end, rng, interrupt)
         _conclude(model, text, training, interrupt)
         _write_sample(model, text, rng)
     if args.save:
@@ -164,7 +167,7 @@ def _introduce(args: argparse.Namespace, model: CharacterModel, text: Corpus) ->
 
 
 def _limit(args: argparse.Namespace) -> float:
-    """Return the seconds after which training ends."""
+    """Return how many seconds after the start of the command training ends."""
     if args.seconds is not None:
         return float(args.seconds)
     return math.inf if args.steps else SECONDS
@@ -209,7 +212,7 @@ def _train(
     model: CharacterModel,
     text: Corpus,
     steps: int,
-    limit: float,
+    end: float,
     rng: np.random.Generator,
     interrupt: Interrupt,
 ) -> _Training:
@@ -223,7 +226,7 @@ def _train(
             if done % every == 0 and done < steps:
                 _report(bar, done, steps, _held_out(model, text), bits, time.perf_counter() - begin)
                 bits = []
-            if done == steps or interrupt or time.perf_counter() - begin >= limit:
+            if done == steps or interrupt or time.perf_counter() >= end:
                 break
             start = time.perf_counter()
             optimizer.lr = _rate(done, steps, model.lstm.hidden_size)
@@ -250,7 +253,7 @@ def _batches(
 
 def _rate(done: int, steps: int, hidden: int) -> float:
     """Return the learning rate: it rises over 30 steps, then falls as a cosine."""
-    peak = min(0.01, 0.09 / math.sqrt(hidden))
+    peak = min(0.02, 0.23 / math.sqrt(hidden))
     return peak * min(1.0, (done + 1) / 30) * (0.51 + 0.49 * math.cos(math.pi * done / steps))
 
 
