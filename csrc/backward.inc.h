@@ -50,19 +50,24 @@ INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const 
     UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
   }
   NAME(tile_product)(R, V, acc, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) {
-      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;
-      if (gate == 0)
-        vstore(i, acc[r][v]);
-      else if (gate == 1)
-        vstore(i, vload(i) + acc[r][v]);
-      else if (gate == 2)
-        vstore(g, acc[r][v]);
-      else
-        vstore(i, vload(i) + (vload(g) + acc[r][v]));
-    }
+#define EACH(statement)                                                                                                \
+  UNROLL for (int r = 0; r < R; r++) {                                                                                 \
+    UNROLL for (int v = 0; v < V; v++) {                                                                               \
+      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;                                                             \
+      (void)g;                                                                                                         \
+      statement;                                                                                                       \
+    }                                                                                                                  \
   }
+  if (gate == 0) {
+    EACH(vstore(i, acc[r][v]))
+  } else if (gate == 1) {
+    EACH(vstore(i, vload(i) + acc[r][v]))
+  } else if (gate == 2) {
+    EACH(vstore(g, acc[r][v]))
+  } else {
+    EACH(vstore(i, vload(i) + (vload(g) + acc[r][v])))
+  }
+#undef EACH
 }
 
 /* The four gates of one row side by side. */
@@ -76,7 +81,7 @@ INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, co
 }
 
 /* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
-static void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                             const REAL *panel) {
   if (rows == 1) {
     vec lone[WIDE_VECS];
@@ -186,7 +191,7 @@ static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t
 }
 
 /* The same for rows b .. b+rows-1. */
-static void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
@@ -211,7 +216,7 @@ static void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_
   }
 }
 
-static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(s->job->p->H, panel);
@@ -229,7 +234,7 @@ static void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, r
 }
 
 /* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
-static void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int64_t width, range panels,
+NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int64_t width, range panels,
                              const REAL *dz, int64_t rows, REAL *dst) {
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   int64_t H = job->p->H;
@@ -269,21 +274,27 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   }
   UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
   NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) {
-      REAL *to = dw + r * width + v * LANES;
-      int lanes = (int)min_i64(LANES, columns - v * LANES);
-      if (lanes == LANES)
-        vstore(to, fresh ? acc[r][v] : vload(to) + acc[r][v]);
-      else
-        vstore_n(to, fresh ? acc[r][v] : vload_n(to, lanes) + acc[r][v], lanes);
+  int last = (int)(columns - (V - 1) * LANES); /* lanes of the last vector; the others are whole */
+  if (fresh) {
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int v = 0; v < V - 1; v++) vstore(dw + r * width + v * LANES, acc[r][v]);
+      vstore_n(dw + r * width + (V - 1) * LANES, acc[r][V - 1], last);
     }
+    return;
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V - 1; v++) {
+      REAL *to = dw + r * width + v * LANES;
+      vstore(to, vload(to) + acc[r][v]);
+    }
+    REAL *to = dw + r * width + (V - 1) * LANES;
+    vstore_n(to, vload_n(to, last) + acc[r][V - 1], last);
   }
 }
 
 /* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. Rows of a that come
  * before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
-static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
+NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
                                 const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head,
                                 REAL *strip) {
   enum { STRIP_VECS = 4 };
@@ -320,7 +331,7 @@ static void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh,
 
 /* sum[n] += sum over tokens of dz[token][n], times other[token][n] when given; the first `head` tokens read the
  * other factor from `first`. (L22) (L23) */
-static void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
+NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
                              const REAL *other, int64_t other_pitch, const REAL *first, int64_t first_pitch,
                              int64_t head) {
   for (int64_t n = columns.begin; n < columns.end; n += LANES) {

@@ -88,7 +88,7 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(forward_unit)(s, sum[n], b, block + n);
 }
 
-static void NAME(forward_step_run)(const NAME(forward_step) * s) {
+NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   int64_t rows = s->rows.end - s->rows.begin;
   if (rows == 1) {
     for (int64_t block = s->blocks.begin; block < s->blocks.end;) {
@@ -125,7 +125,7 @@ INLINE void NAME(input_tile)(int R, const NAME(lstm_weights) * w, int64_t I, con
 }
 
 /* `tokens` rows of x, x_pitch apart, against one block. */
-static void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+NOINLINE void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
                             int64_t z_pitch, int64_t block, int64_t tokens) {
   while (tokens > 0) {
     int64_t n = next_tile(tokens, TILE_ROWS);

@@ -29,7 +29,7 @@ static NAME(lstm_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
 
 /* One block of a (4H, depth) matrix: dst[k][gate][lane] = src[gate*H + unit + lane][k], zeros past H. Squares of
  * LANES x LANES go through registers, 20 times as fast as element by element; a source row's cache line is read once. */
-static void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit) {
+NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit) {
   int lanes = (int)min_i64(LANES, H - unit);
   for (int gate = 0; gate < GATES; gate++) {
     for (int64_t k = 0; k < depth; k += LANES) {
@@ -85,7 +85,7 @@ static int NAME(wide_vecs)(int64_t width, int64_t n) {
 }
 
 /* dst[k][vecs][LANES] = src[k*pitch + column ...], zeros past `width`. */
-static void NAME(pack_panel)(REAL *dst, const REAL *src, int64_t pitch, int64_t depth, int64_t width, int64_t column,
+NOINLINE void NAME(pack_panel)(REAL *dst, const REAL *src, int64_t pitch, int64_t depth, int64_t width, int64_t column,
                              int vecs) {
   for (int64_t k = 0; k < depth; k++, src += pitch, dst += vecs * LANES) {
     for (int v = 0; v < vecs; v++) {

@@ -17,6 +17,12 @@
 #define NAME(op) PASTE(op, SUFFIX)
 
 #define INLINE static inline __attribute__((always_inline))
+/* Functions with many tiles inside stay whole: cloned into their callers they cost minutes of compile time. */
+#if defined(__clang__)
+#define NOINLINE static __attribute__((noinline))
+#else
+#define NOINLINE static __attribute__((noinline, noclone))
+#endif
 #define UNROLL _Pragma("GCC unroll 32")
 
 #include "plan.h"
