@@ -161,9 +161,10 @@ def _introduce(args: argparse.Namespace, model: CharacterModel, text: Corpus) ->
     say(f"       {len(text.vocabulary)} symbols, which tell {known:.2%} of the characters apart")
     cell = "LSTM with peepholes" if model.lstm.peephole else "LSTM"
     numbers = sum(array.size for arrays in model.parameters for array in arrays.values())
-    threads = bptt.get_num_threads()
+    variant, threads = bptt.active_variant(), bptt.get_num_threads()
+    on = "NumPy reference" if variant == "reference" else f"{variant}, {threads} thread{'s' * (threads > 1)}"
     say(f"Model: embedding, {cell} of {model.lstm.hidden_size} units, softmax; {numbers} parameters;")
-    say(f"       {bptt.active_variant()}, {threads} thread{'s' * (threads > 1)}, seed {args.seed}")
+    say(f"       {on}, seed {args.seed}")
 
 
 def _limit(args: argparse.Namespace) -> float:
@@ -290,11 +291,17 @@ def _write_sample(model: CharacterModel, text: Corpus, rng: np.random.Generator)
     """Print what the model writes after the beginning of the held-out text."""
     drawn = model.sample(text.held_out[:PROMPT], SAMPLE, TEMPERATURE, rng)
     written = " ".join(text.vocabulary.decode(drawn).split())
-    sentences = re.search(r"(?<=\. )[A-Z].*\.(?= |$)", written)
-    shown = sentences[0] if sentences else written
-    shown = "".join(character if character.isprintable() else "?" for character in shown)
+    shown = "".join(character if character.isprintable() else "?" for character in _sentences(written))
     say("Sample:")
     say(textwrap.fill(shown, 88, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _sentences(written: str) -> str:
+    """Leave out a beginning and an end that are parts of sentences, where that leaves enough."""
+    start = re.search(r"(?<=[.:] )[A-Z]", written[: len(written) // 2])
+    whole = written[start.start() :] if start else written
+    stop = whole.rfind(". ") + 1
+    return whole[:stop] if stop > len(whole) // 2 else whole
 
 
 def _count(least: int) -> Callable[[str], int]:
