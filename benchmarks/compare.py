@@ -12,8 +12,8 @@ import sys
 from typing import NamedTuple
 
 import bptt
-from cases import Case
-from contest import ContenderError, Contests, Row, Timing, missing, thread_counts
+from bptt.bench.cases import Case
+from bptt.bench.contest import ContenderError, Contests, Row, Timing, missing, thread_counts
 
 
 class Target(NamedTuple):

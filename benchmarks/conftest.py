@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 import bptt
-from cases import Case
-from contest import ContenderError, Contests, Row, Timing, missing
+from bptt.bench.cases import Case
+from bptt.bench.contest import ContenderError, Contests, Outcome, Row, missing
 from replay import replay
-
-Outcome = dict[Row, Timing | ContenderError]
 
 
 @pytest.hookimpl(tryfirst=True)
