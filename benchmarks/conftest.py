@@ -12,6 +12,8 @@ from bptt.bench.cases import Case
 from bptt.bench.contest import ContenderError, Contests, Outcome, Row, missing
 from replay import replay
 
+SMOKE_FLOPS = 1.5e8  # operations of a case that is still run when nothing is timed
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,14 +32,17 @@ def contests() -> Iterator[Contests]:
 
 
 @pytest.fixture(scope="session")
-def outcomes() -> dict[Case, Outcome]:
+def outcomes() -> dict[tuple[str, Case], Outcome]:
     """What has been measured so far."""
     return {}
 
 
 @pytest.fixture
 def row_of_contest(
-    request: pytest.FixtureRequest, benchmark: Any, contests: Contests, outcomes: dict[Case, Outcome]
+    request: pytest.FixtureRequest,
+    benchmark: Any,
+    contests: Contests,
+    outcomes: dict[tuple[str, Case], Outcome],
 ) -> Callable[[Case, str], None]:
     """Return a function that reports one row of the contest over a case, and holds it if it is the first."""
 
@@ -45,11 +50,14 @@ def row_of_contest(
         row = Row.of(name)
         if missing(row):
             pytest.skip(f"{missing(row)} is not installed")
-        if case not in outcomes:
+        if benchmark.disabled and case.flops > SMOKE_FLOPS:
+            pytest.skip("takes too long for a smoke run")
+        key = (request.node.originalname, case)
+        if key not in outcomes:
             seconds = 0.0 if benchmark.disabled else float(request.config.getoption("benchmark_max_time"))
             turns = 1 if benchmark.disabled else int(request.config.getoption("benchmark_min_rounds"))
-            outcomes[case] = contests.hold(case, entrants(request, case), seconds, turns)
-        timing = outcomes[case][row]
+            outcomes[key] = contests.hold(case, entrants(request), seconds, turns)
+        timing = outcomes[key][row]
         if isinstance(timing, ContenderError):
             raise timing
         benchmark.extra_info.update(
@@ -66,7 +74,7 @@ def row_of_contest(
     return report
 
 
-def entrants(request: pytest.FixtureRequest, case: Case) -> list[Row]:
+def entrants(request: pytest.FixtureRequest) -> list[Row]:
     """Return the rows of the tests that were selected for the case of the running one."""
     same = [
         item.callspec.params["row"]

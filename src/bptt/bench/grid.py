@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from .cases import MODES, Case
 
-__all__ = ["SWEEPS", "Entry", "full_grid", "own_grid", "quick_grid", "target"]
+__all__ = [
+    "REAL",
+    "STREAM_TARGETS",
+    "SWEEPS",
+    "TARGETS",
+    "Entry",
+    "full_grid",
+    "own_grid",
+    "quick_grid",
+    "target",
+]
 
 
 class Entry(NamedTuple):
