@@ -72,6 +72,35 @@ static void before_fork(void) {
 static void watch_forks(void) {
   (void)pthread_atfork(before_fork, NULL, NULL);
 }
+
+/* ---- libgomp ends the process when a thread cannot be created: try it before libgomp does ---- */
+
+static void *pass_gate(void *gate) {
+  pthread_mutex_lock(gate);
+  pthread_mutex_unlock(gate);
+  return NULL;
+}
+
+/* Whether threads-1 more threads can exist at once. Asked once for each calling thread and each larger team. */
+static int can_start(int threads) {
+  static _Thread_local int known = 1;
+  pthread_t helpers[BPTT_MAX_THREADS];
+  pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+  int started = 0;
+  if (threads <= known)
+    return 1;
+  pthread_mutex_lock(&gate);
+  while (started < threads - 1 && !pthread_create(&helpers[started], NULL, pass_gate, &gate))
+    started++;
+  pthread_mutex_unlock(&gate);
+  for (int n = 0; n < started; n++)
+    pthread_join(helpers[n], NULL);
+  pthread_mutex_destroy(&gate);
+  if (started < threads - 1)
+    return 0;
+  known = threads;
+  return 1;
+}
 #endif
 
 static int64_t now(void) {
@@ -100,7 +129,7 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
   team.deadline = 0;
 #ifdef _OPENMP
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  if (threads > 1) {
+  if (threads > 1 && can_start(threads)) {
     pthread_once(&once, watch_forks);
     for (int rank = 0; rank < threads; rank++)
       atomic_init(&team.members[rank].epoch, 0);
