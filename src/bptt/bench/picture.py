@@ -126,7 +126,7 @@ def _ratios(axis: Any, lines: Sequence[Line]) -> None:
     )
     for place, line, ratio in zip(places, ordered, ratios, strict=True):
         axis.annotate(
-            f"{ratio:.2f}  {line.best.rpartition('-')[0]}", (max(ratio, 1), place), fontsize=6.5, va="center",
+            f"{ratio:.2f}  {line.best.rpartition('-')[0]}", (max(ratio, 1, target(line.case) or 0), place), fontsize=6.5, va="center",
             xytext=(3, 0), textcoords="offset points",
         )  # fmt: skip
         aim = target(line.case)
