@@ -125,11 +125,10 @@ def _ratios(axis: Any, lines: Sequence[Line]) -> None:
         height=0.72,
     )
     for place, line, ratio in zip(places, ordered, ratios, strict=True):
-        axis.annotate(
-            f"{ratio:.2f}  {line.best.rpartition('-')[0]}", (max(ratio, 1, target(line.case) or 0), place), fontsize=6.5, va="center",
-            xytext=(3, 0), textcoords="offset points",
-        )  # fmt: skip
         aim = target(line.case)
+        text, end = f"{ratio:.2f}  {line.best.rpartition('-')[0]}", max(ratio, 1, aim or 0)
+        offset = {"xytext": (3, 0), "textcoords": "offset points"}
+        axis.annotate(text, (end, place), fontsize=6.5, va="center", **offset)
         if aim:
             axis.plot([aim, aim], [place - 0.42, place + 0.42], color="black", linewidth=1.4)
     axis.set_yticks(places, [line.case.shape.replace("x", ", ") for line in ordered], fontsize=7)
