@@ -224,6 +224,43 @@ static void test_polling(void) {
     }
 }
 
+/* ---- inside a parallel region of the caller ---- */
+
+/* Each member calls the library at once, wanting a team and a barrier: whether or not regions nest, it ends. */
+static void test_nested_regions(void) {
+#ifdef _OPENMP
+  enum { MEMBERS = 3 };
+  void *memory[ARRAYS];
+  bptt_problem p[MEMBERS];
+  sizes s = {20, 4, 6, 130};
+  size_t bytes = (size_t)array_count(&s, OUTPUT) * sizeof(float);
+  prepare(p, memory, s, BPTT_F32, 1);
+  p->cells = p->gates = NULL;
+  give_workspace(p, BPTT_FORWARD);
+  EXPECT(bptt_forward(p) == BPTT_OK);
+  const void *want = p->output;
+  for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
+    for (int levels = 1; levels <= 2; levels++) {
+      bptt_status status[MEMBERS];
+      for (int n = 0; n < MEMBERS; n++) {
+        p[n] = *p;
+        p[n].threads = 2, p[n].split = split;
+        p[n].output = block_new(bytes);
+        p[n].h_n = block_new(bytes / 20), p[n].c_n = block_new(bytes / 20);
+        give_workspace(&p[n], BPTT_FORWARD);
+      }
+      omp_set_max_active_levels(levels);
+#pragma omp parallel num_threads(MEMBERS)
+      status[omp_get_thread_num()] = bptt_forward(&p[omp_get_thread_num()]);
+      for (int n = 0; n < MEMBERS; n++)
+        EXPECT(status[n] == BPTT_OK && !memcmp(p[n].output, want, bytes));
+    }
+  omp_set_max_active_levels(1);
+  EXPECT(!blocks_damaged());
+  blocks_free();
+#endif
+}
+
 /* ---- variants ---- */
 
 static void test_variants(void) {
@@ -350,6 +387,7 @@ int main(void) {
       {"missing pointers", test_missing_pointers},
       {"small workspace", test_small_workspace},
       {"polling", test_polling},
+      {"nested regions", test_nested_regions},
       {"floating-point mode", test_floating_point_mode},
       {"floating-point mode while polling", test_mode_while_polling},
   };
