@@ -1,8 +1,8 @@
 /* The LSTM cell on registers: the pointwise half of a step, forward and backward. Tags: docs/math.md. */
 
-/* Gates and states of LANES hidden units of one row. */
+/* Gates and cell state of LANES hidden units of one row. */
 typedef struct {
-  vec i, f, g, o, c, h;
+  vec i, f, g, o, c;
 } NAME(lstm_step);
 
 /* z[0..3] hold b + W_ih x + W_hh h_prev of gates i,f,g,o; p is NULL or peephole weights [i,f,o][LANES]. */
@@ -20,8 +20,11 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
   if (p)
     z_o = vfma(vload(p + 2 * LANES), s.c, z_o); /* (L8) */
   s.o = vsigmoid(z_o);                          /* (L9) */
-  s.h = s.o * vtanh(s.c);                       /* (L10) */
   return s;
+}
+
+INLINE vec NAME(lstm_hidden)(vec o, vec c) {
+  return o * vtanh(c); /* (L10) */
 }
 
 /* What a step's gradients are multiplied by: known from the tape alone, so that a lone row can compute it while the
@@ -31,7 +34,6 @@ typedef struct {
   vec c, f;               /* dc / dh without peephole, dc_{t-1} / dc without peepholes */
 } NAME(lstm_slopes);
 
-/* s.h is not read. */
 INLINE NAME(lstm_slopes) NAME(lstm_cell_slopes)(const NAME(lstm_step) * s, vec c_prev) {
   NAME(lstm_slopes) d;
   const vec one = vset1(1);

@@ -15,34 +15,44 @@ typedef struct {
   int64_t z_block;         /* from block to block in z */
 } NAME(forward_step);
 
-/* From the pre-activations of LANES units of row b to its new state. */
-INLINE void NAME(forward_unit)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block) {
+/* From the pre-activations of LANES units of row b to the cell state; leaves o and c in z[0] and z[1]. */
+INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
   int64_t unit = block * LANES, H = s->H;
-  int lanes = (int)min_i64(LANES, H - unit);
   const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
-  const REAL *c_prev = s->c_prev + b * s->c_pitch + unit;
-  REAL *h = s->h + b * H + unit, *c = s->c + b * H + unit;
-  REAL *gates = s->gates ? s->gates + b * GATES * H + unit : NULL;
-  if (lanes == LANES) {
-    NAME(lstm_step) n = NAME(lstm_cell)(z, vload(c_prev), peephole);
-    vstore(h, n.h);
-    vstore(c, n.c);
-    if (gates) {
-      vstore(gates, n.i);
-      vstore(gates + H, n.f);
-      vstore(gates + 2 * H, n.g);
-      vstore(gates + 3 * H, n.o);
-    }
-  } else {
-    NAME(lstm_step) n = NAME(lstm_cell)(z, vload_n(c_prev, lanes), peephole);
-    vstore_n(h, n.h, lanes);
-    vstore_n(c, n.c, lanes);
-    if (gates) {
-      vstore_n(gates, n.i, lanes);
-      vstore_n(gates + H, n.f, lanes);
-      vstore_n(gates + 2 * H, n.g, lanes);
-      vstore_n(gates + 3 * H, n.o, lanes);
-    }
+  NAME(lstm_step) n = NAME(lstm_cell)(z, vload_n(s->c_prev + b * s->c_pitch + unit, lanes), peephole);
+  vstore_n(s->c + b * H + unit, n.c, lanes);
+  if (s->gates) {
+    REAL *gates = s->gates + b * GATES * H + unit;
+    vstore_n(gates, n.i, lanes);
+    vstore_n(gates + H, n.f, lanes);
+    vstore_n(gates + 2 * H, n.g, lanes);
+    vstore_n(gates + 3 * H, n.o, lanes);
+  }
+  z[0] = n.o;
+  z[1] = n.c;
+}
+
+/* The cells of `count` rows of one block (next 0) or blocks of one row (next 1), then their outputs: two loops, so that
+ * the long chain from z to c of one overlaps with the next one's instead of tanh(c) waiting at its end. Loops on
+ * purpose: unrolled, the cells would not fit the instruction cache. */
+INLINE void NAME(forward_cells)(const NAME(forward_step) * s, int count, vec z[][GATES], int64_t b, int64_t block,
+                                int next) {
+  int last = (int)(s->H - (s->w->blocks - 1) * LANES);
+  for (int n = 0; n < count; n++) {
+    int64_t row = b + !next * n, unit = block + next * n;
+    if (unit + 1 < s->w->blocks || last == LANES)
+      NAME(forward_cell)(s, z[n], row, unit, LANES);
+    else
+      NAME(forward_cell)(s, z[n], row, unit, last);
+  }
+  for (int n = 0; n < count; n++) {
+    int64_t unit = block + next * n;
+    REAL *h = s->h + (b + !next * n) * s->H + unit * LANES;
+    vec a = NAME(lstm_hidden)(z[n][0], z[n][1]);
+    if (unit + 1 < s->w->blocks || last == LANES)
+      vstore(h, a);
+    else
+      vstore_n(h, a, last);
   }
 }
 
@@ -63,8 +73,7 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   }
   NAME(tile_product)(R, GATES, sum, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
                      w->hh + block * s->H * GATES * LANES);
-  for (int r = 0; r < R; r++) /* a loop on purpose: unrolled, the cells would not fit the instruction cache */
-    NAME(forward_unit)(s, sum[r], b + r, block);
+  NAME(forward_cells)(s, R, sum, b, block, 0);
 }
 
 /* One row, N blocks at once. */
@@ -84,8 +93,7 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(lone_product)(N, GATES, sum, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
   }
   NAME(lone_product)(N, GATES, sum, s->H, s->h_prev + b * s->h_pitch, 0, w->hh + block * hh_pitch, hh_pitch);
-  for (int n = 0; n < N; n++)
-    NAME(forward_unit)(s, sum[n], b, block + n);
+  NAME(forward_cells)(s, N, sum, b, block, 1);
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
