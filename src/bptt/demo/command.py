@@ -289,7 +289,9 @@ def _conclude(model: CharacterModel, text: Corpus, training: _Training, interrup
 
 def _write_sample(model: CharacterModel, text: Corpus, rng: np.random.Generator) -> None:
     """Print what the model writes after the beginning of the held-out text."""
-    drawn = model.sample(text.held_out[:PROMPT], SAMPLE, TEMPERATURE, rng)
+    prompt = text.held_out[:PROMPT]
+    words = text.vocabulary.decode(prompt).rfind(" ") + 1  # so that the sample begins with a word
+    drawn = model.sample(prompt[: words or len(prompt)], SAMPLE, TEMPERATURE, rng)
     written = " ".join(text.vocabulary.decode(drawn).split())
     shown = "".join(character if character.isprintable() else "?" for character in _sentences(written))
     say("Sample:")
