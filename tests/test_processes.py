@@ -48,20 +48,23 @@ def resident():
 """
 
 
-def run_python(script, **environment):
-    """Run COMMON and the script in a new interpreter; fail unless it ends well and in time."""
+def run_python(script, before="", **environment):
+    """Run `before`, COMMON and the script in a new interpreter; fail unless it ends well and in time.
+
+    It leads a process group of its own, so that its children end with it if it hangs.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "BPTT_"))}
     env |= {"OPENBLAS_NUM_THREADS": "1"} | environment
-    done = subprocess.run(
-        [sys.executable, "-c", COMMON + textwrap.dedent(script)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, f"exit status {done.returncode}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout
+    arguments = [sys.executable, "-c", before + COMMON + textwrap.dedent(script)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, env=env, start_new_session=True, **pipes) as child:
+        try:
+            out, err = child.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            pytest.fail(f"still running after {LIMIT} s: {''.join(map(str, child.communicate()))[-4000:]}")
+    assert child.returncode == 0, f"exit status {child.returncode}: {out[-2000:]}{err[-4000:]}"
+    return out
 
 
 def test_fork_after_use():
@@ -364,13 +367,6 @@ def test_import_orders(other, first):
     if other == "onnxruntime":
         pytest.importorskip("onnx")
     use = "import numpy as np\n" + OTHERS[other]
-    script = f"bptt.set_num_threads(2)\ncheck()\n{use}\ncheck()\n{use}\ncheck()\n"
-    before = f"{use}\n" if first else ""
-    done = subprocess.run(
-        [sys.executable, "-c", before + COMMON + script],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
+    run_python(
+        f"bptt.set_num_threads(2)\ncheck()\n{use}\ncheck()\n{use}\ncheck()\n", f"{use}\n" if first else ""
     )
-    assert done.returncode == 0, done.stderr[-4000:]
