@@ -13,13 +13,14 @@ typedef struct {
   const bptt_problem *p;
   plan plan;
   int64_t panels, x_panels; /* of weight_hh and weight_ih */
+  int64_t depth;            /* most tokens of one sum: TOKENS, or a chunk if that is less */
   int64_t pitch;            /* from row to row of dz: 4H and a cache line, so that rows do not share cache sets */
   REAL *hh;                 /* weight_hh in panels (pack.inc.h) */
   REAL *ih;                 /* weight_ih in panels, when d_x is wanted */
   REAL *peephole;           /* [i,f,o][blocks of LANES] or NULL */
   REAL *dz;                 /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
   REAL *dc;                 /* (B, H): dc_rec */
-  REAL *strip;              /* one packed panel of TOKENS rows for each thread */
+  REAL *strip;              /* one packed panel of `depth` rows for each thread */
   REAL *packed;             /* pack_gates() of all threads, SLACK apart */
   REAL *zero;               /* (H) */
 } NAME(backward_job);
@@ -362,21 +363,26 @@ static void NAME(peephole_gradient)(const NAME(backward_job) * job, range units,
   NAME(column_sum)(dp + 2 * H, units, fresh, dz + 3 * H, job->pitch, depth, cells, H, NULL, 0, 0);
 }
 
+/* db (L22) is the same for both biases: summed where one is wanted, copied at the end where both are. */
+static REAL *NAME(bias_gradient)(const bptt_problem *p) {
+  return p->d_bias_ih ? p->d_bias_ih : p->d_bias_hh;
+}
+
 /* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
                                  int64_t steps, int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, B = p->B, tokens = steps * B, before = t0 * B;
   range gates = share(GATES * H, rank, team->size), units = share(H, rank, team->size);
-  REAL *strip = job->strip + (int64_t)rank * TOKENS * 4 * LANES;
-  REAL *packed = job->packed + gates.begin * TOKENS + rank * SLACK;
+  REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
+  REAL *packed = job->packed + gates.begin * job->depth + rank * SLACK;
   if (p->d_x) {
     range own = share(tokens, rank, team->size);
     NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch,
                      own.end - own.begin, (REAL *)p->d_x + (before + own.begin) * I);
   }
   for (int64_t end = tokens; end > 0; fresh = 0) {
-    int64_t begin = max_i64(0, end - TOKENS), depth = end - begin, first = before + begin;
+    int64_t begin = max_i64(0, end - job->depth), depth = end - begin, first = before + begin;
     const REAL *dz = job->dz + begin * job->pitch;
     if (p->d_weight_hh) {
       int64_t head = max_i64(0, min_i64(depth, B - first)); /* tokens of step 0: their h_{t-1} is h_0 */
@@ -389,8 +395,8 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
         NAME(outer_product)(p->d_weight_ih, I, gates, fresh, packed, depth, (const REAL *)p->x + first * I, NULL, 0, 0,
                             strip);
     }
-    if (p->d_bias_ih)
-      NAME(column_sum)(p->d_bias_ih, gates, fresh, dz, job->pitch, depth, NULL, 0, NULL, 0, 0);
+    if (p->d_bias_ih || p->d_bias_hh)
+      NAME(column_sum)(NAME(bias_gradient)(p), gates, fresh, dz, job->pitch, depth, NULL, 0, NULL, 0, 0);
     if (p->d_weight_peephole)
       NAME(peephole_gradient)(job, units, fresh, dz, depth, first);
     end = begin;
@@ -460,12 +466,12 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
       memset(p->d_weight_hh, 0, rows4 * (size_t)p->H);
     if (p->d_weight_ih && p->I)
       memset(p->d_weight_ih, 0, rows4 * (size_t)p->I);
-    if (p->d_bias_ih)
-      memset(p->d_bias_ih, 0, rows4);
+    if (p->d_bias_ih || p->d_bias_hh)
+      memset(NAME(bias_gradient)(p), 0, rows4);
     if (p->d_weight_peephole)
       memset(p->d_weight_peephole, 0, rows4 / GATES * 3);
   }
-  if (p->d_bias_hh)
+  if (p->d_bias_ih && p->d_bias_hh)
     memcpy(p->d_bias_hh, p->d_bias_ih, rows4);
 }
 
@@ -508,14 +514,15 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.plan = plan_backward(p, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(wide_panels)(H);
   job.x_panels = NAME(wide_panels)(p->I);
+  job.depth = min_i64(TOKENS, job.plan.chunk * p->B);
   job.pitch = GATES * H + ARENA_ALIGN / real;
   job.hh = arena_take(a, job.panels * WIDE_VECS * LANES * GATES, H * real);
   job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * GATES, H * real) : NULL;
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
   job.dc = arena_take(a, p->B * H, real);
-  job.strip = arena_take(a, (int64_t)job.plan.threads * TOKENS * 4 * LANES, real);
-  job.packed = arena_take(a, GATES * H * TOKENS + (int64_t)job.plan.threads * SLACK, real);
+  job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
+  job.packed = arena_take(a, GATES * H * job.depth + (int64_t)job.plan.threads * SLACK, real);
   job.zero = arena_take(a, max_i64(H, p->I), real);
   return job;
 }

@@ -61,11 +61,25 @@ bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes) {
   bptt_status status = check_sizes(p);
   if (status)
     return status;
+  if ((int)op < BPTT_PACK || op > BPTT_BACKWARD)
+    return BPTT_BAD_ARGUMENT;
   const bptt_kernels *kernels = kernels_for(p);
   if (!kernels)
     return BPTT_BAD_VARIANT;
   *bytes = kernels->workspace(p, op);
   return *bytes < 0 ? BPTT_BAD_SIZE : BPTT_OK;
+}
+
+typedef struct {
+  const bptt_kernels *kernels;
+  const bptt_problem *p;
+  void *packed;
+} pack_job;
+
+static void pack_task(const void *context, bptt_team *team, int rank) {
+  const pack_job *job = context;
+  (void)team, (void)rank;
+  job->kernels->pack(job->p, job->packed);
 }
 
 bptt_status bptt_pack(const bptt_problem *p, void *packed) {
@@ -75,7 +89,9 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed) {
   const bptt_kernels *kernels = kernels_for(p);
   if (!kernels)
     return BPTT_BAD_VARIANT;
-  kernels->pack(p, packed);
+  /* In a team of one: biases add up in the floating-point mode of a call, so that freezing changes no bits. */
+  pack_job job = {kernels, p, packed};
+  (void)bptt_team_run(1, pack_task, &job, NULL, NULL);
   return BPTT_OK;
 }
 

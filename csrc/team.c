@@ -2,9 +2,15 @@
 #define _GNU_SOURCE
 #include "team.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -19,7 +25,7 @@
 
 enum {
   HOT_SPINS = 512,     /* bare loads: a barrier of two awake threads ends within them (48 ns measured) */
-  RELAXED_SPINS = 1024 /* with a pause each, some tens of microseconds; then the core is given away */
+  RELAXED_SPINS = 4096 /* with a pause each, some 50 us; then the member sleeps */
 };
 
 static const double POLL_FLOPS = 2e8;          /* 2 to 20 ms of work between two looks at the clock */
@@ -103,6 +109,51 @@ static int can_start(int threads) {
 }
 #endif
 
+/* ---- sleeping until another member arrives: on a busy machine it may be waiting for the very core we spin on ---- */
+
+#if defined(__linux__)
+static void sleep_on(atomic_int *word, int seen) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static void wake_all(atomic_int *word) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+#else
+static void sleep_on(atomic_int *word, int seen) {
+  (void)word, (void)seen;
+  sched_yield();
+}
+static void wake_all(atomic_int *word) {
+  (void)word;
+}
+#endif
+
+static void arrive(bptt_team *team, bptt_member *member, long long epoch) {
+  atomic_store(&member->epoch, epoch);
+  if (atomic_load(&team->sleepers)) {
+    atomic_fetch_add(&member->arrivals, 1);
+    wake_all(&member->arrivals);
+  }
+}
+
+/* Whether to stop waiting is asked again after `sleepers` is raised: an arrival before that is seen here, one after it
+ * sees the sleeper and changes `arrivals`, so that the futex does not sleep. */
+static void await(bptt_team *team, bptt_member *other, long long epoch) {
+  for (int spins = 0; atomic_load_explicit(&other->epoch, memory_order_acquire) < epoch; spins++) {
+    if (spins < HOT_SPINS)
+      continue;
+    if (spins < HOT_SPINS + RELAXED_SPINS) {
+      RELAX();
+      continue;
+    }
+    atomic_fetch_add(&team->sleepers, 1);
+    int seen = atomic_load(&other->arrivals);
+    if (atomic_load(&other->epoch) < epoch)
+      sleep_on(&other->arrivals, seen);
+    atomic_fetch_sub(&team->sleepers, 1);
+  }
+}
+
 static int64_t now(void) {
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -111,10 +162,12 @@ static int64_t now(void) {
 
 static void run_member(bptt_team *team, int rank, bptt_task task, const void *context) {
   fp_mode mode = fp_enter();
+  if (rank == 0)
+    team->caller_mode = (uint64_t)mode;
   task(context, team, rank);
   fp_leave(mode);
   /* Whoever still waits at a barrier need not wait for this member any more. */
-  atomic_store_explicit(&team->members[rank].epoch, INT64_MAX, memory_order_release);
+  arrive(team, &team->members[rank], INT64_MAX);
 }
 
 int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(void *), void *poll_context) {
@@ -123,6 +176,7 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
     threads = BPTT_MAX_THREADS;
   team.size = 1;
   atomic_init(&team.stopped, 0);
+  atomic_init(&team.sleepers, 0);
   team.poll = poll;
   team.poll_context = poll_context;
   team.unpolled = 0;
@@ -131,8 +185,10 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   if (threads > 1 && can_start(threads)) {
     pthread_once(&once, watch_forks);
-    for (int rank = 0; rank < threads; rank++)
+    for (int rank = 0; rank < threads; rank++) {
       atomic_init(&team.members[rank].epoch, 0);
+      atomic_init(&team.members[rank].arrivals, 0);
+    }
 #pragma omp parallel num_threads(threads)
     {
       /* OpenMP may give fewer threads than were asked for (limits, nesting): all members see the real number. */
@@ -145,24 +201,18 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
   }
 #endif
   atomic_init(&team.members[0].epoch, 0);
+  atomic_init(&team.members[0].arrivals, 0);
   run_member(&team, 0, task, context);
   return atomic_load(&team.stopped);
 }
 
 int bptt_team_wait(bptt_team *team, int rank) {
-  if (team->size == 1)
-    return atomic_load_explicit(&team->stopped, memory_order_relaxed);
-  atomic_llong *mine = &team->members[rank].epoch;
-  long long epoch = atomic_load_explicit(mine, memory_order_relaxed) + 1;
-  atomic_store_explicit(mine, epoch, memory_order_release);
-  for (int other = 0; other < team->size; other++) {
-    atomic_llong *theirs = &team->members[other].epoch;
-    for (int spins = 0; atomic_load_explicit(theirs, memory_order_acquire) < epoch; spins++) {
-      if (spins >= HOT_SPINS + RELAXED_SPINS)
-        sched_yield();
-      else if (spins >= HOT_SPINS)
-        RELAX();
-    }
+  if (team->size > 1) {
+    bptt_member *mine = &team->members[rank];
+    long long epoch = atomic_load_explicit(&mine->epoch, memory_order_relaxed) + 1;
+    arrive(team, mine, epoch);
+    for (int other = 0; other < team->size; other++)
+      await(team, &team->members[other], epoch);
   }
   return atomic_load_explicit(&team->stopped, memory_order_relaxed);
 }
@@ -177,8 +227,10 @@ int bptt_team_progress(bptt_team *team, int rank, double flops) {
         team->deadline = time + POLL_INTERVAL;
       } else if (time >= team->deadline) {
         team->deadline = time + POLL_INTERVAL;
+        fp_leave((fp_mode)team->caller_mode);
         if (team->poll(team->poll_context))
           atomic_store(&team->stopped, 1);
+        (void)fp_enter();
       }
     }
   }

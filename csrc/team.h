@@ -10,13 +10,16 @@
 
 typedef struct {
   _Alignas(BPTT_CACHE_LINE) atomic_llong epoch; /* barriers this member has reached; its own line: no false sharing */
+  atomic_int arrivals;                          /* what sleepers sleep on */
 } bptt_member;
 
 typedef struct bptt_team {
   int size;           /* members that really run, which may be fewer than were asked for */
   atomic_int stopped; /* set once poll() asks to stop */
+  atomic_int sleepers; /* members that gave up spinning */
   int (*poll)(void *context);
   void *poll_context;
+  uint64_t caller_mode; /* floating-point mode of the calling thread, which poll() runs in */
   double unpolled;  /* work since the clock was last read; rank 0 only */
   int64_t deadline; /* next time to call poll(), ns of the monotonic clock; rank 0 only */
   bptt_member members[BPTT_MAX_THREADS];

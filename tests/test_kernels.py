@@ -149,7 +149,7 @@ def test_one_absent_input_counts_as_zeros(absent, dtype, name):
         assert_same_bits(backward(problem, tape), backward(zeros, want), "backward")
 
 
-@pytest.mark.parametrize("missing", ["bias_hh"])
+@pytest.mark.parametrize("missing", ["bias_ih", "bias_hh"])
 @EVERY
 def test_one_bias_alone(missing, name):
     problem = make((3, 4, 2, 9), np.float32)
