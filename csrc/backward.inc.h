@@ -531,7 +531,7 @@ static int NAME(backward)(const bptt_problem *p) {
   arena a = arena_on(p->workspace);
   NAME(backward_job) job = NAME(backward_plan)(p, &a);
   memset(job.zero, 0, (size_t)max_i64(p->H, p->I) * sizeof(REAL));
-  return bptt_team_run(job.plan.threads, NAME(backward_member), &job, p->poll, p->poll_context);
+  return bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(backward_member), &job, p->poll, p->poll_context);
 }
 
 static int64_t NAME(workspace)(const bptt_problem *p, bptt_op op) {

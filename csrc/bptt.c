@@ -19,8 +19,8 @@ static bptt_status check_sizes(const bptt_problem *p) {
     return BPTT_BAD_SIZE;
   if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
     return BPTT_BAD_SIZE;
-  if (p->cell != BPTT_LSTM || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 ||
-      p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
+  if (p->cell != BPTT_LSTM || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 || p->variant < 0 ||
+      p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }
@@ -91,7 +91,7 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed) {
     return BPTT_BAD_VARIANT;
   /* In a team of one: biases add up in the floating-point mode of a call, so that freezing changes no bits. */
   pack_job job = {kernels, p, packed};
-  (void)bptt_team_run(1, pack_task, &job, NULL, NULL);
+  (void)bptt_team_run(1, 0, pack_task, &job, NULL, NULL);
   return BPTT_OK;
 }
 

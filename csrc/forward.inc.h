@@ -62,7 +62,7 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   vec sum[R][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
-    UNROLL for (int r = 0; r < R; r++) {
+  UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
     }
   } else {
@@ -272,5 +272,5 @@ static int NAME(forward)(const bptt_problem *p) {
   arena a = arena_on(p->workspace);
   NAME(forward_job) job = NAME(forward_plan)(p, &a);
   memset(job.zero, 0, (size_t)p->H * sizeof(REAL));
-  return bptt_team_run(job.plan.threads, NAME(forward_member), &job, p->poll, p->poll_context);
+  return bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(forward_member), &job, p->poll, p->poll_context);
 }

@@ -10,7 +10,7 @@ INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t 
                                int64_t step, const REAL *panel) {
   for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
     vec w[4];
-    UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
+  UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
       vec a_rk = vset1(a[r * row]);
       UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = vfma(a_rk, w[v], acc[r][v]);

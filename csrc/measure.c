@@ -71,11 +71,11 @@ static int64_t window(const experiment *e, int threads, int64_t *done) {
   int64_t start = now(), end = 0;
   if (e->what == BPTT_REGION) {
     for (int64_t n = 0; n < e->repeats; n++)
-      bptt_team_run(threads, nothing, e, NULL, NULL);
+      bptt_team_run(threads, 1, nothing, e, NULL, NULL);
     *done = e->repeats;
     return now() - start;
   }
-  bptt_team_run(threads, member, e, NULL, NULL);
+  bptt_team_run(threads, 1, member, e, NULL, NULL);
   start = e->members[0].start;
   *done = 0;
   for (int rank = 0; rank < threads && e->members[rank].end; rank++) {

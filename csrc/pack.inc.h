@@ -28,7 +28,8 @@ static NAME(lstm_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
 }
 
 /* One block of a (4H, depth) matrix: dst[k][gate][lane] = src[gate*H + unit + lane][k], zeros past H. Squares of
- * LANES x LANES go through registers, 20 times as fast as element by element; a source row's cache line is read once. */
+ * LANES x LANES go through registers, 20 times as fast as element by element; a source row's cache line is read once.
+ */
 NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit) {
   int lanes = (int)min_i64(LANES, H - unit);
   for (int gate = 0; gate < GATES; gate++) {
@@ -38,7 +39,7 @@ NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t de
       REAL *to = dst + (k * GATES + gate) * LANES;
       vec square[LANES];
       if (lanes == LANES && width == LANES) {
-        UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
+  UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
         vtranspose(square);
         UNROLL for (int n = 0; n < LANES; n++) vstore(to + n * GATES * LANES, square[n]);
       } else {

@@ -7,7 +7,7 @@ static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
 static const double L3_BYTES_PER_CYCLE = 22;
 static const double L2_BYTES = 900e3;      /* what weights may take of a 1 MB L2 */
 static const double BARRIER = 250;         /* two threads, own flags */
-static const double REGION = 20000;        /* entering and leaving a parallel region, threads half awake */
+static const double REGION = 40000;        /* entering and leaving a parallel region, threads half awake */
 static const double CELL = 90;             /* pointwise part of one vector of units */
 enum { LEAST_HOISTED = 8 }; /* inputs; with fewer, a fused step costs less than the products' way through memory */
 static const int64_t HOIST_BYTES = 192 * 1024; /* of hoisted products that one thread keeps in its L2 */
@@ -53,7 +53,8 @@ plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
   int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
-  int few_rows = 2 * rows < tile_rows && p->I >= LEAST_HOISTED, outgrows = depth * (double)(own * panel_bytes) > L2_BYTES;
+  int few_rows = 2 * rows < tile_rows && p->I >= LEAST_HOISTED,
+      outgrows = depth * (double)(own * panel_bytes) > L2_BYTES;
   chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (few_rows || outgrows);
   if (p->hoist)
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;

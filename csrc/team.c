@@ -128,6 +128,27 @@ static void wake_all(atomic_int *word) {
 }
 #endif
 
+/* ---- a busy machine: when others hold the cores, two threads wait for one another longer than they work ---- */
+
+/* Until then calls run on one thread (ns of the monotonic clock). The bits of the results are the same. */
+static atomic_llong serial_until;
+
+enum { LEAST_LOSS = 100000, PENALTY = 20, LONGEST_PENALTY = 1000000000 };
+
+static int64_t now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* After a call on a team that took `elapsed` ns, of which rank 0, whose share is never the smaller one, waited `lost`:
+ * above a third, the next calls go alone for 20 times as long, so that asking again costs some 5 %. */
+static void judge(int64_t elapsed, int64_t lost, int64_t end) {
+  if (lost > LEAST_LOSS && 3 * lost > elapsed)
+    atomic_store_explicit(&serial_until, end + (PENALTY * lost < LONGEST_PENALTY ? PENALTY * lost : LONGEST_PENALTY),
+                          memory_order_relaxed);
+}
+
 static void arrive(bptt_team *team, bptt_member *member, long long epoch) {
   atomic_store(&member->epoch, epoch);
   if (atomic_load(&team->sleepers)) {
@@ -138,7 +159,8 @@ static void arrive(bptt_team *team, bptt_member *member, long long epoch) {
 
 /* Whether to stop waiting is asked again after `sleepers` is raised: an arrival before that is seen here, one after it
  * sees the sleeper and changes `arrivals`, so that the futex does not sleep. */
-static void await(bptt_team *team, bptt_member *other, long long epoch) {
+static void await(bptt_team *team, int rank, bptt_member *other, long long epoch) {
+  int64_t start = 0;
   for (int spins = 0; atomic_load_explicit(&other->epoch, memory_order_acquire) < epoch; spins++) {
     if (spins < HOT_SPINS)
       continue;
@@ -146,18 +168,16 @@ static void await(bptt_team *team, bptt_member *other, long long epoch) {
       RELAX();
       continue;
     }
+    if (!start)
+      start = now();
     atomic_fetch_add(&team->sleepers, 1);
     int seen = atomic_load(&other->arrivals);
     if (atomic_load(&other->epoch) < epoch)
       sleep_on(&other->arrivals, seen);
     atomic_fetch_sub(&team->sleepers, 1);
   }
-}
-
-static int64_t now(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+  if (start && rank == 0)
+    team->lost += now() - start;
 }
 
 static void run_member(bptt_team *team, int rank, bptt_task task, const void *context) {
@@ -170,11 +190,13 @@ static void run_member(bptt_team *team, int rank, bptt_task task, const void *co
   arrive(team, &team->members[rank], INT64_MAX);
 }
 
-int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(void *), void *poll_context) {
+int bptt_team_run(int threads, int insist, bptt_task task, const void *context, int (*poll)(void *),
+                  void *poll_context) {
   bptt_team team;
   if (threads > BPTT_MAX_THREADS)
     threads = BPTT_MAX_THREADS;
-  team.size = 1;
+  atomic_init(&team.size, 1);
+  team.lost = 0;
   atomic_init(&team.stopped, 0);
   atomic_init(&team.sleepers, 0);
   team.poll = poll;
@@ -183,7 +205,9 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
   team.deadline = 0;
 #ifdef _OPENMP
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  if (threads > 1 && can_start(threads)) {
+  int64_t start = threads > 1 ? now() : 0, done = 0;
+  if (threads > 1 && (insist || start >= atomic_load_explicit(&serial_until, memory_order_relaxed)) &&
+      can_start(threads)) {
     pthread_once(&once, watch_forks);
     for (int rank = 0; rank < threads; rank++) {
       atomic_init(&team.members[rank].epoch, 0);
@@ -191,12 +215,15 @@ int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(
     }
 #pragma omp parallel num_threads(threads)
     {
-      /* OpenMP may give fewer threads than were asked for (limits, nesting): all members see the real number. */
-      if (omp_get_thread_num() == 0)
-        team.size = omp_get_num_threads();
-#pragma omp barrier
-      run_member(&team, omp_get_thread_num(), task, context);
+      /* OpenMP may give fewer threads than were asked for (limits, nesting); every member notes the real number. */
+      int rank = omp_get_thread_num();
+      atomic_store_explicit(&team.size, omp_get_num_threads(), memory_order_relaxed);
+      run_member(&team, rank, task, context);
+      if (rank == 0)
+        done = now();
     }
+    int64_t end = now();
+    judge(end - start, team.lost + end - done, end);
     return atomic_load(&team.stopped);
   }
 #endif
@@ -212,7 +239,7 @@ int bptt_team_wait(bptt_team *team, int rank) {
     long long epoch = atomic_load_explicit(&mine->epoch, memory_order_relaxed) + 1;
     arrive(team, mine, epoch);
     for (int other = 0; other < team->size; other++)
-      await(team, &team->members[other], epoch);
+      await(team, rank, &team->members[other], epoch);
   }
   return atomic_load_explicit(&team->stopped, memory_order_relaxed);
 }

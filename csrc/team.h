@@ -14,12 +14,13 @@ typedef struct {
 } bptt_member;
 
 typedef struct bptt_team {
-  int size;           /* members that really run, which may be fewer than were asked for */
-  atomic_int stopped; /* set once poll() asks to stop */
+  atomic_int size;     /* members that really run, which may be fewer than were asked for */
+  atomic_int stopped;  /* set once poll() asks to stop */
   atomic_int sleepers; /* members that gave up spinning */
   int (*poll)(void *context);
   void *poll_context;
   uint64_t caller_mode; /* floating-point mode of the calling thread, which poll() runs in */
+  int64_t lost;     /* ns that rank 0 waited at barriers beyond the spinning */
   double unpolled;  /* work since the clock was last read; rank 0 only */
   int64_t deadline; /* next time to call poll(), ns of the monotonic clock; rank 0 only */
   bptt_member members[BPTT_MAX_THREADS];
@@ -28,8 +29,10 @@ typedef struct bptt_team {
 typedef void (*bptt_task)(const void *context, bptt_team *team, int rank);
 
 /* Runs task on `threads` members with denormals flushed to zero, restores the floating-point mode of each, and
- * returns 1 when poll() stopped it, else 0. One thread runs it without a parallel region. */
-int bptt_team_run(int threads, bptt_task task, const void *context, int (*poll)(void *), void *poll_context);
+ * returns 1 when poll() stopped it, else 0. One thread runs it without a parallel region. Where others hold the cores
+ * one thread does the work of all, unless `insist`: the bits are the same. */
+int bptt_team_run(int threads, int insist, bptt_task task, const void *context, int (*poll)(void *),
+                  void *poll_context);
 
 /* Waits for all members; 1 when the team was stopped: the caller must return from its task then. */
 int bptt_team_wait(bptt_team *team, int rank);

@@ -1,8 +1,9 @@
 /* Vector vocabulary of one (ISA, dtype) pair: the only file of the kernels where an intrinsic may stand.
  *
- * Wanted: VEC_BYTES, exactly one of ISA_AVX512, ISA_AVX2, ISA_NEON, ISA_BASELINE, and REAL, REAL_BITS, NAME(). `+ - * / < ==` are the compiler's own on these types (GNU C vector extensions).
- * Built with -ffp-contract=off: a multiplication and an addition fuse only where vfma() says so, so the
- * bits of a value do not depend on how the compiler happened to inline the code around it.
+ * Wanted: VEC_BYTES, exactly one of ISA_AVX512, ISA_AVX2, ISA_NEON, ISA_BASELINE, and REAL, REAL_BITS, NAME(). `+ - * /
+ * < ==` are the compiler's own on these types (GNU C vector extensions). Built with -ffp-contract=off: a multiplication
+ * and an addition fuse only where vfma() says so, so the bits of a value do not depend on how the compiler happened to
+ * inline the code around it.
  */
 
 #ifndef PASTE
