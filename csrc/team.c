@@ -128,18 +128,19 @@ static void wake_all(atomic_int *word) {
 }
 #endif
 
+static int64_t now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+#ifdef _OPENMP
 /* ---- a busy machine: when others hold the cores, two threads wait for one another longer than they work ---- */
 
 /* Until then calls run on one thread (ns of the monotonic clock). The bits of the results are the same. */
 static atomic_llong serial_until;
 
 enum { LEAST_LOSS = 100000, PENALTY = 20, LONGEST_PENALTY = 1000000000 };
-
-static int64_t now(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 /* After a call on a team that took `elapsed` ns, of which rank 0, whose share is never the smaller one, waited `lost`:
  * above a third, the next calls go alone for 20 times as long, so that asking again costs some 5 %. */
@@ -148,6 +149,7 @@ static void judge(int64_t elapsed, int64_t lost, int64_t end) {
     atomic_store_explicit(&serial_until, end + (PENALTY * lost < LONGEST_PENALTY ? PENALTY * lost : LONGEST_PENALTY),
                           memory_order_relaxed);
 }
+#endif
 
 static void arrive(bptt_team *team, bptt_member *member, long long epoch) {
   atomic_store(&member->epoch, epoch);
@@ -227,6 +229,7 @@ int bptt_team_run(int threads, int insist, bptt_task task, const void *context, 
     return atomic_load(&team.stopped);
   }
 #endif
+  (void)insist;
   atomic_init(&team.members[0].epoch, 0);
   atomic_init(&team.members[0].arrivals, 0);
   run_member(&team, 0, task, context);
