@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 
-# Before NumPy is there: on a busy machine OpenBLAS's threads slow the small products of the reference ten times.
+# Before NumPy is there: on a busy machine OpenBLAS's threads slow the reference's small products ten times.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
-import bptt  # noqa: E402
+import bptt
 
 
 @pytest.fixture(params=["native", "reference"])

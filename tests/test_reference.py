@@ -228,7 +228,9 @@ def test_a_sequence_cut_in_two_gives_the_same_values_and_gradients():
         np.testing.assert_allclose(gradient, total, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 3e-6), (np.float64, 1e-14), (np.longdouble, 0)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 3e-6), (np.float64, 1e-14), (np.longdouble, 0)]
+)
 def test_computes_in_the_dtype_of_its_inputs(dtype, tolerance):
     case = make_case(dtype=dtype)
     tape = forward(case)
@@ -336,9 +338,18 @@ def test_closed_gates_keep_the_relative_accuracy_of_their_gradient():
 
 
 @pytest.mark.parametrize(
-    "name, shape",
-    [("x", (4, 3)), ("h_0", (5, 3)), ("h_0", (1, 5)), ("c_0", (3, 1)), ("weight_ih", (20, 1))]
-    + [("weight_hh", (20, 4)), ("bias_ih", (5,)), ("bias_hh", (1, 20)), ("weight_peephole", (5, 3))],
+    ("name", "shape"),
+    [
+        ("x", (4, 3)),
+        ("h_0", (5, 3)),
+        ("h_0", (1, 5)),
+        ("c_0", (3, 1)),
+        ("weight_ih", (20, 1)),
+        ("weight_hh", (20, 4)),
+        ("bias_ih", (5,)),
+        ("bias_hh", (1, 20)),
+        ("weight_peephole", (5, 3)),
+    ],
     ids=str,
 )
 def test_a_wrong_shape_is_named(name, shape):
@@ -360,9 +371,9 @@ def test_a_wrong_shape_in_backward_is_named(name):
 
 def test_other_errors_are_named():
     case = make_case()
-    with pytest.raises(TypeError, match="^x: expected a floating dtype, got int64"):
+    with pytest.raises(TypeError, match=r"^x: expected a floating dtype, got int64"):
         forward({**case, "x": case["x"].astype(np.int64)})
-    with pytest.raises(ValueError, match="^h_0: expected H >= 1"):
+    with pytest.raises(ValueError, match=r"^h_0: expected H >= 1"):
         forward(make_case((2, 3, 4, 0)))
     for wrong in (
         {"weight_ih": case["weights"]["weight_ih"]},
