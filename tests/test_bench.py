@@ -333,7 +333,8 @@ def test_choices_force_every_way_and_leave_none(capsys, monkeypatch):
     assert made.loss >= 1
     poor = choice.Choice(made.case, {"automatic": 3.0, "serial, fused": 1.0})
     assert "automatic takes 3.00 times serial, fused" in str(poor)
-    assert "in 1 of 2 cases; at worst 3.00 times" in choice.judge([poor, made])
+    good = choice.Choice(made.case, {"automatic": 1.0, "serial, fused": 1.0})
+    assert "in 1 of 2 cases; at worst 3.00 times" in choice.judge([poor, good])
     out = run(
         ["--choices", "--shapes", "1,1,2,3", "--modes", "stream", "--seconds", "0.001"], capsys, monkeypatch
     )
