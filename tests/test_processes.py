@@ -170,10 +170,11 @@ def test_one_engine_in_many_threads():
     before = process_threads()
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(work, range(150)))
-        threads, memory = process_threads(), resident()
+        memory = resident()
         for _ in range(6):
             assert all(pool.map(work, range(150)))
-        assert process_threads() <= threads + 4, (threads, process_threads())
+        # 16 callers with one helper each; on a busy machine some helpers start late, never more of them
+        assert process_threads() <= before + 2 * 16, (before, process_threads())
         assert resident() < memory + 16e6, (memory, resident())
     deadline = time.monotonic() + 5
     while process_threads() > before + 2 and time.monotonic() < deadline:
