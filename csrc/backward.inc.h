@@ -5,19 +5,15 @@
  * only read. A chunk's length depends on the shape alone, so the bits of a sum over tokens do not depend on threads.
  */
 
-enum { PASTE(DEPTH, SUFFIX) = 256 }; /* most tokens in one chain of a sum over tokens */
-#define TOKENS PASTE(DEPTH, SUFFIX)
-#define SLACK LANES /* elements after each thread's packed gates */
-
 typedef struct {
   const bptt_problem *p;
   plan plan;
   int64_t panels, x_panels; /* of weight_hh and weight_ih */
-  int64_t depth;            /* most tokens of one sum: TOKENS, or a chunk if that is less */
+  int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
   int64_t pitch;            /* from row to row of dz: 4H and a cache line, so that rows do not share cache sets */
   REAL *hh;                 /* weight_hh in panels (pack.inc.h) */
   REAL *ih;                 /* weight_ih in panels, when d_x is wanted */
-  REAL *peephole;           /* [i,f,o][blocks of LANES] or NULL */
+  REAL *peephole;           /* [blocks][i,f,o][LANES] or NULL */
   REAL *dz;                 /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
   REAL *dc;                 /* (B, H): dc_rec */
   REAL *strip;              /* one packed panel of `depth` rows for each thread */
@@ -34,83 +30,6 @@ typedef struct {
   const REAL *c_prev;         /* rows c_pitch apart */
   int64_t c_pitch;
 } NAME(backward_step);
-
-/* (L18) (L19): dz against a panel is ((i + f) + (g + o)), each a chain over the units of one gate. Four short chains:
- * a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate for a block of rows, so that
- * a quarter of the panel stays in L2 while the rows pass by.
- *
- * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
-enum { PASTE(BLOCK, SUFFIX) = 8 * WIDE_ROWS };
-#define ROW_BLOCK PASTE(BLOCK, SUFFIX)
-
-INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                            const REAL *panel) {
-  enum { OTHER = ROW_BLOCK * WIDE_VECS * LANES };
-  vec acc[R][V];
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
-  }
-  NAME(tile_product)(R, V, acc, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
-#define EACH(statement)                                                                                                \
-  UNROLL for (int r = 0; r < R; r++) {                                                                                 \
-    UNROLL for (int v = 0; v < V; v++) {                                                                               \
-      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;                                                             \
-      (void)g;                                                                                                         \
-      statement;                                                                                                       \
-    }                                                                                                                  \
-  }
-  if (gate == 0) {
-    EACH(vstore(i, acc[r][v]))
-  } else if (gate == 1) {
-    EACH(vstore(i, vload(i) + acc[r][v]))
-  } else if (gate == 2) {
-    EACH(vstore(g, acc[r][v]))
-  } else {
-    EACH(vstore(i, vload(i) + (vload(g) + acc[r][v])))
-  }
-#undef EACH
-}
-
-/* The four gates of one row side by side. */
-INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
-  vec acc[GATES][V];
-  UNROLL for (int g = 0; g < GATES; g++) {
-    UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
-  }
-  NAME(lone_product)(GATES, V, acc, H, dz, H, panel, H * V * LANES);
-  UNROLL for (int v = 0; v < V; v++) sum[v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
-}
-
-/* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
-NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                            const REAL *panel) {
-  if (rows == 1) {
-    vec lone[WIDE_VECS];
-    if (vecs == 1)
-      NAME(gate_sum_lone)(1, lone, H, dz, panel);
-    else
-      NAME(gate_sum_lone)(2, lone, H, dz, panel);
-    for (int v = 0; v < vecs; v++)
-      vstore(sum + v * LANES, lone[v]);
-    return;
-  }
-  for (int gate = 0; gate < GATES; gate++) {
-    for (int r = 0; r < rows;) {
-      int n = (int)next_tile(rows - r, WIDE_ROWS);
-      REAL *to = sum + r * vecs * LANES;
-#define CASE1(R) NAME(gate_tile)(R, 1, gate, to, H, dz + r * pitch, pitch, panel)
-#define CASE2(R) NAME(gate_tile)(R, 2, gate, to, H, dz + r * pitch, pitch, panel)
-      if (vecs == 1) {
-        SWITCH_ROWS(n, WIDE_ROWS, CASE1)
-      } else {
-        SWITCH_ROWS(n, WIDE_ROWS, CASE2)
-      }
-#undef CASE1
-#undef CASE2
-      r += n;
-    }
-  }
-}
 
 /* What the tape says of `lanes` units from `unit` of row b. */
 INLINE NAME(lstm_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
@@ -204,8 +123,7 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES;
       int lanes = (int)min_i64(LANES, p->H - unit);
-      vec dh_rec =
-          s->dz_next ? vload(sum + (r * vecs + v) * LANES) : NAME(final_gradient)(p, b + r, unit, lanes);
+      vec dh_rec = s->dz_next ? vload(sum + (r * vecs + v) * LANES) : NAME(final_gradient)(p, b + r, unit, lanes);
       if (lanes == LANES) {
         NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
         NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
@@ -236,7 +154,7 @@ NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows,
 
 /* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
 NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int64_t width, range panels,
-                             const REAL *dz, int64_t rows, REAL *dst) {
+                               const REAL *dz, int64_t rows, REAL *dst) {
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
@@ -253,102 +171,6 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
   }
 }
 
-/* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked, every
- * token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
- * padding, and writes up to a vector past its end. */
-static void NAME(pack_gates)(REAL *dst, range gates, const REAL *dz, int64_t pitch, int64_t depth) {
-  for (int64_t row = gates.begin; row < gates.end;) {
-    int64_t n = next_tile(gates.end - row, TILE_ROWS);
-    for (int64_t k = 0; k < depth; k++, dst += n)
-      for (int64_t v = 0; v < n; v += LANES)
-        vstore(dst + v, vload(dz + k * pitch + row + v));
-    row += n;
-  }
-}
-
-/* R rows of dW by V vectors of columns: += sum over `depth` tokens of packed gates times the strip. */
-INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *gates,
-                             int64_t depth, const REAL *strip) {
-  vec acc[R][V];
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
-  }
-  UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
-  NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
-  int last = (int)(columns - (V - 1) * LANES); /* lanes of the last vector; the others are whole */
-  if (fresh) {
-    UNROLL for (int r = 0; r < R; r++) {
-      UNROLL for (int v = 0; v < V - 1; v++) vstore(dw + r * width + v * LANES, acc[r][v]);
-      vstore_n(dw + r * width + (V - 1) * LANES, acc[r][V - 1], last);
-    }
-    return;
-  }
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V - 1; v++) {
-      REAL *to = dw + r * width + v * LANES;
-      vstore(to, vload(to) + acc[r][v]);
-    }
-    REAL *to = dw + r * width + (V - 1) * LANES;
-    vstore_n(to, vload_n(to, last) + acc[r][V - 1], last);
-  }
-}
-
-/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. Rows of a that come
- * before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
-NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
-                                const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head,
-                                REAL *strip) {
-  enum { STRIP_VECS = 4 };
-  for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
-    int64_t columns = min_i64(STRIP_VECS * LANES, width - column);
-    int vecs = (int)ceil_div(columns, LANES);
-    NAME(pack_panel)(strip, a_head, head_pitch, head, width, column, vecs);
-    NAME(pack_panel)(strip + head * vecs * LANES, a, width, depth - head, width, column, vecs);
-    for (int64_t row = gates.begin; row < gates.end;) {
-      int n = (int)next_tile(gates.end - row, TILE_ROWS);
-      REAL *to = dw + row * width + column;
-      const REAL *tile = packed + (row - gates.begin) * depth;
-#define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, tile, depth, strip)
-#define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, tile, depth, strip)
-#define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
-#define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
-      if (vecs == 4) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE4)
-      } else if (vecs == 3) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE3)
-      } else if (vecs == 2) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE2)
-      } else {
-        SWITCH_ROWS(n, TILE_ROWS, CASE1)
-      }
-#undef CASE1
-#undef CASE2
-#undef CASE3
-#undef CASE4
-      row += n;
-    }
-  }
-}
-
-/* sum[n] += sum over tokens of dz[token][n], times other[token][n] when given; the first `head` tokens read the
- * other factor from `first`. (L22) (L23) */
-NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
-                             const REAL *other, int64_t other_pitch, const REAL *first, int64_t first_pitch,
-                             int64_t head) {
-  for (int64_t n = columns.begin; n < columns.end; n += LANES) {
-    int lanes = (int)min_i64(LANES, columns.end - n);
-    vec acc = {0};
-    for (int64_t k = 0; k < depth; k++) {
-      vec a = vload_n(dz + k * pitch + n, lanes);
-      if (!other)
-        acc = acc + a;
-      else
-        acc = vfma(a, vload_n(k < head ? first + k * first_pitch + n : other + (k - head) * other_pitch + n, lanes), acc);
-    }
-    vstore_n(sum + n, fresh ? acc : vload_n(sum + n, lanes) + acc, lanes);
-  }
-}
-
 /* dp (3, H) over `depth` tokens that start at token `first` of the sequence. (L23) */
 static void NAME(peephole_gradient)(const NAME(backward_job) * job, range units, int fresh, const REAL *dz,
                                     int64_t depth, int64_t first) {
@@ -359,7 +181,8 @@ static void NAME(peephole_gradient)(const NAME(backward_job) * job, range units,
   const REAL *before = head < depth ? (const REAL *)p->cells + (first + head - p->B) * H : NULL;
   REAL *dp = p->d_weight_peephole;
   for (int g = 0; g < 2; g++)
-    NAME(column_sum)(dp + g * H, units, fresh, dz + g * H, job->pitch, depth, before ? before : job->zero, H, c_0, c_pitch, head);
+    NAME(column_sum)(dp + g * H, units, fresh, dz + g * H, job->pitch, depth, before ? before : job->zero, H, c_0,
+                     c_pitch, head);
   NAME(column_sum)(dp + 2 * H, units, fresh, dz + 3 * H, job->pitch, depth, cells, H, NULL, 0, 0);
 }
 
@@ -378,8 +201,8 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
   REAL *packed = job->packed + gates.begin * job->depth + rank * SLACK;
   if (p->d_x) {
     range own = share(tokens, rank, team->size);
-    NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch,
-                     own.end - own.begin, (REAL *)p->d_x + (before + own.begin) * I);
+    NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch, own.end - own.begin,
+                     (REAL *)p->d_x + (before + own.begin) * I);
   }
   for (int64_t end = tokens; end > 0; fresh = 0) {
     int64_t begin = max_i64(0, end - job->depth), depth = end - begin, first = before + begin;
@@ -433,12 +256,8 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
   NAME(pack_wide)(job->hh, p->weight_hh, GATES * H, H, share(job->panels, rank, team->size));
   if (p->d_x)
     NAME(pack_wide)(job->ih, p->weight_ih, GATES * H, p->I, share(job->x_panels, rank, team->size));
-  if (job->peephole && rank == 0) {
-    const REAL *from = p->weight_peephole;
-    for (int64_t unit = 0; unit < ceil_div(H, LANES) * LANES; unit++)
-      for (int g = 0; g < 3; g++)
-        job->peephole[unit / LANES * LANES * 3 + g * LANES + unit % LANES] = unit < H ? from[g * H + unit] : 0;
-  }
+  if (job->peephole)
+    NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
 
 /* d_h_0 and d_c_0, and zeros in place of sums over no tokens; this thread's rows. dz holds step 0 in slot 0. */
@@ -514,7 +333,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.plan = plan_backward(p, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(wide_panels)(H);
   job.x_panels = NAME(wide_panels)(p->I);
-  job.depth = min_i64(TOKENS, job.plan.chunk * p->B);
+  job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
   job.pitch = GATES * H + ARENA_ALIGN / real;
   job.hh = arena_take(a, job.panels * WIDE_VECS * LANES * GATES, H * real);
   job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * GATES, H * real) : NULL;
@@ -523,15 +342,20 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.dc = arena_take(a, p->B * H, real);
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed = arena_take(a, GATES * H * job.depth + (int64_t)job.plan.threads * SLACK, real);
-  job.zero = arena_take(a, max_i64(H, p->I), real);
+  job.zero = arena_take(a, H, real);
   return job;
 }
 
-static int NAME(backward)(const bptt_problem *p) {
+static bptt_status NAME(backward)(const bptt_problem *p) {
   arena a = arena_on(p->workspace);
   NAME(backward_job) job = NAME(backward_plan)(p, &a);
-  memset(job.zero, 0, (size_t)max_i64(p->H, p->I) * sizeof(REAL));
-  return bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(backward_member), &job, p->poll, p->poll_context);
+  bptt_status status = arena_check(&a, p->workspace_bytes);
+  if (status)
+    return status;
+  memset(job.zero, 0, (size_t)p->H * sizeof(REAL));
+  int stopped = bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(backward_member), &job, p->poll,
+                              p->poll_context);
+  return stopped ? BPTT_INTERRUPTED : BPTT_OK;
 }
 
 static int64_t NAME(workspace)(const bptt_problem *p, bptt_op op) {

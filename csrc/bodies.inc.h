@@ -11,4 +11,6 @@
 
 #include "forward.inc.h"
 
+#include "dz.inc.h"
+
 #include "backward.inc.h"

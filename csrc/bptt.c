@@ -29,32 +29,27 @@ static int has_weights(const bptt_problem *p) {
   return (p->weight_ih || p->I == 0) && p->weight_hh;
 }
 
-static bptt_status check(const bptt_problem *p, bptt_op op) {
-  bptt_status status = check_sizes(p);
-  if (status)
-    return status;
-  int64_t tokens = p->T * p->B, wanted = 0;
-  if (!(op == BPTT_FORWARD && p->packed) && !has_weights(p))
-    return BPTT_BAD_ARGUMENT;
-  if (op != BPTT_PACK) {
-    if ((!p->x && tokens && p->I) || (!p->output && tokens) || !p->cells != !p->gates)
-      return BPTT_BAD_ARGUMENT;
-    if (op == BPTT_FORWARD && (!p->h_n || !p->c_n) && p->B)
-      return BPTT_BAD_ARGUMENT;
-    if (op == BPTT_BACKWARD && ((!p->gates && tokens) || (p->d_weight_ih && !p->d_weight_hh)))
-      return BPTT_BAD_ARGUMENT;
-    status = bptt_workspace(p, op, &wanted);
-    if (status)
-      return status;
-    if (wanted > p->workspace_bytes || (wanted && !p->workspace))
-      return BPTT_BAD_WORKSPACE;
-  }
-  return BPTT_OK;
-}
-
 static const bptt_kernels *kernels_for(const bptt_problem *p) {
   const bptt_variant *variant = p->variant ? bptt_usable_variant(p->variant - 1) : bptt_dispatch();
   return variant ? &variant->kernels[p->dtype] : NULL;
+}
+
+/* Everything but the size of the workspace, which the kernels check on the plan that they make anyway. */
+static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels) {
+  bptt_status status = check_sizes(p);
+  if (status)
+    return status;
+  int64_t tokens = p->T * p->B;
+  if (!(op == BPTT_FORWARD && p->packed) && !has_weights(p))
+    return BPTT_BAD_ARGUMENT;
+  if (op != BPTT_PACK && ((!p->x && tokens && p->I) || (!p->output && tokens) || !p->cells != !p->gates))
+    return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_FORWARD && (!p->h_n || !p->c_n) && p->B)
+    return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_BACKWARD && ((!p->gates && tokens) || (p->d_weight_ih && !p->d_weight_hh)))
+    return BPTT_BAD_ARGUMENT;
+  *kernels = kernels_for(p);
+  return *kernels ? BPTT_OK : BPTT_BAD_VARIANT;
 }
 
 bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes) {
@@ -83,12 +78,10 @@ static void pack_task(const void *context, bptt_team *team, int rank) {
 }
 
 bptt_status bptt_pack(const bptt_problem *p, void *packed) {
-  bptt_status status = check(p, BPTT_PACK);
+  const bptt_kernels *kernels;
+  bptt_status status = check(p, BPTT_PACK, &kernels);
   if (status)
     return status;
-  const bptt_kernels *kernels = kernels_for(p);
-  if (!kernels)
-    return BPTT_BAD_VARIANT;
   /* In a team of one: biases add up in the floating-point mode of a call, so that freezing changes no bits. */
   pack_job job = {kernels, p, packed};
   (void)bptt_team_run(1, 0, pack_task, &job, NULL, NULL);
@@ -96,17 +89,15 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed) {
 }
 
 bptt_status bptt_forward(const bptt_problem *p) {
-  bptt_status status = check(p, BPTT_FORWARD);
-  if (status)
-    return status;
-  return kernels_for(p)->forward(p) ? BPTT_INTERRUPTED : BPTT_OK;
+  const bptt_kernels *kernels;
+  bptt_status status = check(p, BPTT_FORWARD, &kernels);
+  return status ? status : kernels->forward(p);
 }
 
 bptt_status bptt_backward(const bptt_problem *p) {
-  bptt_status status = check(p, BPTT_BACKWARD);
-  if (status)
-    return status;
-  return kernels_for(p)->backward(p) ? BPTT_INTERRUPTED : BPTT_OK;
+  const bptt_kernels *kernels;
+  bptt_status status = check(p, BPTT_BACKWARD, &kernels);
+  return status ? status : kernels->backward(p);
 }
 
 const char *bptt_status_text(bptt_status status) {

@@ -7,8 +7,8 @@
 typedef struct {
   int64_t (*workspace)(const bptt_problem *p, bptt_op op); /* bytes, or -1 when a product of sizes overflows */
   void (*pack)(const bptt_problem *p, void *packed);
-  int (*forward)(const bptt_problem *p); /* 1 when stopped by poll() */
-  int (*backward)(const bptt_problem *p);
+  bptt_status (*forward)(const bptt_problem *p); /* these two check the size of the workspace themselves */
+  bptt_status (*backward)(const bptt_problem *p);
 } bptt_kernels;
 
 typedef struct {

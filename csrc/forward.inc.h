@@ -62,7 +62,7 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   vec sum[R][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
-  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
     }
   } else {
@@ -134,7 +134,7 @@ INLINE void NAME(input_tile)(int R, const NAME(lstm_weights) * w, int64_t I, con
 
 /* `tokens` rows of x, x_pitch apart, against one block. */
 NOINLINE void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
-                            int64_t z_pitch, int64_t block, int64_t tokens) {
+                              int64_t z_pitch, int64_t block, int64_t tokens) {
   while (tokens > 0) {
     int64_t n = next_tile(tokens, TILE_ROWS);
 #define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block)
@@ -208,7 +208,7 @@ static void NAME(forward_final)(const NAME(forward_job) * job, range rows, range
     int64_t to = b * p->H + first;
     REAL *h_n = (REAL *)p->h_n + to, *c_n = (REAL *)p->c_n + to;
     const REAL *h = p->T ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
-    const REAL *c = !p->T         ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
+    const REAL *c = !p->T      ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
                     : p->cells ? (const REAL *)p->cells + last * p->H + to
                                : c_n;
     memmove(h_n, h, (size_t)count * sizeof(REAL));
@@ -262,15 +262,19 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   }
   job.plan = plan_forward(p, LANES, sizeof(REAL), TILE_ROWS);
   job.zero = arena_take(a, p->H, sizeof(REAL));
-  job.z = job.plan.hoist
-              ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
-              : NULL;
+  job.z = job.plan.hoist ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
+                         : NULL;
   return job;
 }
 
-static int NAME(forward)(const bptt_problem *p) {
+static bptt_status NAME(forward)(const bptt_problem *p) {
   arena a = arena_on(p->workspace);
   NAME(forward_job) job = NAME(forward_plan)(p, &a);
+  bptt_status status = arena_check(&a, p->workspace_bytes);
+  if (status)
+    return status;
   memset(job.zero, 0, (size_t)p->H * sizeof(REAL));
-  return bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(forward_member), &job, p->poll, p->poll_context);
+  int stopped = bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(forward_member), &job, p->poll,
+                              p->poll_context);
+  return stopped ? BPTT_INTERRUPTED : BPTT_OK;
 }

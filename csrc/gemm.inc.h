@@ -10,7 +10,7 @@ INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t 
                                int64_t step, const REAL *panel) {
   for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
     vec w[4];
-  UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
+    UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
       vec a_rk = vset1(a[r * row]);
       UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = vfma(a_rk, w[v], acc[r][v]);
@@ -20,8 +20,8 @@ INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t 
 
 /* One row, `panels` panels of `vecs` vectors at once: enough independent chains to fill the FMA units.
  * Panel n starts at panel + n*pitch and meets the row at a + n*shift. */
-INLINE void NAME(lone_product)(int panels, int vecs, vec acc[panels][vecs], int64_t depth, const REAL *a,
-                               int64_t shift, const REAL *panel, int64_t pitch) {
+INLINE void NAME(lone_product)(int panels, int vecs, vec acc[panels][vecs], int64_t depth, const REAL *a, int64_t shift,
+                               const REAL *panel, int64_t pitch) {
   for (int64_t k = 0; k < depth; k++, panel += vecs * LANES) {
     UNROLL for (int n = 0; n < panels; n++) {
       vec a_k = vset1(a[n * shift + k]);

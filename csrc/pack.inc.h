@@ -6,9 +6,6 @@
  * panels of up to WIDE_VECS vectors, [panel][k over 4H][vecs][LANES], again padded with zeros.
  */
 
-#define GATES 4
-#define WIDE_VECS 2
-
 typedef struct {
   int64_t blocks; /* ceil(H / LANES) */
   REAL *bias;     /* [blocks][4][LANES], b_ih + b_hh */
@@ -39,7 +36,7 @@ NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t de
       REAL *to = dst + (k * GATES + gate) * LANES;
       vec square[LANES];
       if (lanes == LANES && width == LANES) {
-  UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
+        UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
         vtranspose(square);
         UNROLL for (int n = 0; n < LANES; n++) vstore(to + n * GATES * LANES, square[n]);
       } else {
@@ -53,9 +50,19 @@ NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t de
   }
 }
 
+/* dst[block][i,f,o][lane] = weight_peephole[.][block*LANES + lane], zeros past H. */
+static void NAME(pack_peephole)(REAL *dst, const REAL *src, int64_t H, range blocks) {
+  for (int64_t block = blocks.begin; block < blocks.end; block++)
+    for (int gate = 0; gate < 3; gate++)
+      for (int lane = 0; lane < LANES; lane++) {
+        int64_t unit = block * LANES + lane;
+        dst[(block * 3 + gate) * LANES + lane] = unit < H ? src[gate * H + unit] : 0;
+      }
+}
+
 /* Packs blocks [blocks.begin, blocks.end) of all that forward needs. */
 static void NAME(pack_forward)(const bptt_problem *p, const NAME(lstm_weights) * w, range blocks) {
-  const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh, *peephole = p->weight_peephole;
+  const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh;
   int64_t H = p->H, panel = GATES * LANES;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     int64_t unit = block * LANES;
@@ -66,13 +73,13 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(lstm_weights) *
         if (inside)
           sum = b_ih && b_hh ? b_ih[row] + b_hh[row] : b_ih ? b_ih[row] : b_hh ? b_hh[row] : 0;
         w->bias[block * panel + gate * LANES + lane] = sum;
-        if (peephole && gate < 3)
-          w->peephole[(block * 3 + gate) * LANES + lane] = inside ? peephole[row] : 0;
       }
     }
     NAME(pack_block)(w->ih + block * panel * p->I, p->weight_ih, H, p->I, unit);
     NAME(pack_block)(w->hh + block * panel * H, p->weight_hh, H, H, unit);
   }
+  if (w->peephole)
+    NAME(pack_peephole)(w->peephole, p->weight_peephole, H, blocks);
 }
 
 /* Panels over the columns of a row-major (depth, width) matrix. */
@@ -87,7 +94,7 @@ static int NAME(wide_vecs)(int64_t width, int64_t n) {
 
 /* dst[k][vecs][LANES] = src[k*pitch + column ...], zeros past `width`. */
 NOINLINE void NAME(pack_panel)(REAL *dst, const REAL *src, int64_t pitch, int64_t depth, int64_t width, int64_t column,
-                             int vecs) {
+                               int vecs) {
   for (int64_t k = 0; k < depth; k++, src += pitch, dst += vecs * LANES) {
     for (int v = 0; v < vecs; v++) {
       int64_t left = width - column - v * LANES;

@@ -1,7 +1,6 @@
 /* The cost model: how many threads, which split, hoisted or fused. Cycles are estimates; only their order matters. */
 #include "plan.h"
-
-enum { GATES = 4 };
+#include "team.h"
 
 static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
 static const double L3_BYTES_PER_CYCLE = 22;
@@ -25,7 +24,7 @@ static double step_cycles(double rows, double blocks, double depth, double vec_b
 /* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. `units`: blocks
  * (or panels) of hidden units that can be split. */
 static plan choose_split(const bptt_problem *p, int64_t units, double depth, double vec_bytes, int tile_rows) {
-  int most = p->threads > 256 ? 256 : p->threads;
+  int most = (int)min_i64(p->threads, BPTT_MAX_THREADS);
   int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, units);
   double T = (double)p->T, B = (double)p->B;
   double cycles[4] = {0};
@@ -63,8 +62,7 @@ plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
 }
 
 plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows) {
-  enum { CHUNK_TOKENS = 256 };
-  int64_t panels = ceil_div(ceil_div(p->H, lanes), 2);
+  int64_t panels = ceil_div(ceil_div(p->H, lanes), WIDE_VECS);
   plan chosen = choose_split(p, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
   chosen.chunk = max_i64(1, min_i64(p->T, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;

@@ -7,6 +7,13 @@
 
 #include "bptt.h"
 
+/* What both the kernels and the cost model go by. */
+enum {
+  GATES = 4,         /* of the LSTM, in the order i, f, g, o */
+  WIDE_VECS = 2,     /* vectors in a panel of the backward pass */
+  CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
+};
+
 typedef struct {
   int64_t begin, end;
 } range;
@@ -66,6 +73,13 @@ static inline void *arena_take(arena *a, int64_t count, int64_t element_bytes) {
 /* Bytes to ask of the caller, whose buffer may start anywhere; -1 after an overflow. */
 static inline int64_t arena_bytes(const arena *a) {
   return a->overflow ? -1 : a->used ? a->used + ARENA_ALIGN : 0;
+}
+
+/* Whether a workspace of so many bytes holds what was taken. */
+static inline bptt_status arena_check(const arena *a, int64_t bytes) {
+  if (a->overflow)
+    return BPTT_BAD_SIZE;
+  return a->used && (!a->base || bytes < arena_bytes(a)) ? BPTT_BAD_WORKSPACE : BPTT_OK;
 }
 
 /* Who works on what in the time loop.

@@ -12,8 +12,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
 #define NAME(op) PASTE(op, SUFFIX)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -81,8 +79,8 @@ enum { HALF_BLOCKS = 8 };
 #define CHOOSE_ALL(dtype)                                                                                              \
   CHOOSE(int64_t, workspace, dtype, (const bptt_problem *p, bptt_op op))                                               \
   CHOOSE(void, pack, dtype, (const bptt_problem *p, void *packed))                                                     \
-  CHOOSE(int, forward, dtype, (const bptt_problem *p))                                                                 \
-  CHOOSE(int, backward, dtype, (const bptt_problem *p))
+  CHOOSE(bptt_status, forward, dtype, (const bptt_problem *p))                                                         \
+  CHOOSE(bptt_status, backward, dtype, (const bptt_problem *p))
 CHOOSE_ALL(_f32)
 CHOOSE_ALL(_f64)
 #define TABLE_SUFFIX(dtype) dtype##_any

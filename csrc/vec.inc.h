@@ -23,7 +23,6 @@
 #undef vmin
 #undef vmax
 #undef vabs
-#undef vcopysign
 #undef vselect_lt
 #undef vtranspose
 
@@ -48,7 +47,6 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vmin NAME(vmin)
 #define vmax NAME(vmax)
 #define vabs NAME(vabs)
-#define vcopysign NAME(vcopysign)
 #define vselect_lt NAME(vselect_lt)
 #define vtranspose NAME(vtranspose)
 
@@ -169,11 +167,6 @@ static inline vec vmax(vec bound, vec x) {
 
 static inline vec vabs(vec a) {
   return (vec)((ivec)a & ~SIGN_BIT);
-}
-
-/* The magnitude of a with the sign of s. */
-static inline vec vcopysign(vec a, vec s) {
-  return (vec)(((ivec)a & ~SIGN_BIT) | ((ivec)s & SIGN_BIT));
 }
 
 /* Square transposition of LANES vectors in log2(LANES) rounds: round `s` swaps the blocks of s lanes that stand off the

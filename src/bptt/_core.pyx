@@ -83,7 +83,7 @@ cdef object new_bytes(bptt_problem *p, bptt_op op):
 
 cdef int run(bptt_problem *p, bptt_op op) except -1:
     """One call: scratch memory, the GIL, signals, the status."""
-    cdef Interrupt interrupt = Interrupt()
+    cdef Interrupt interrupt = None  # only a long call asks
     p.split, p.hoist = hint.split, hint.hoist
     workspace = new_bytes(p, op)
     cdef bptt_status status
@@ -91,6 +91,7 @@ cdef int run(bptt_problem *p, bptt_op op) except -1:
     if 8.0 * p.T * p.B * p.H * (p.I + p.H) < SHORT_FLOPS:
         status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
     else:
+        interrupt = Interrupt()
         p.poll, p.poll_context = poll, <void *>interrupt
         with nogil:
             status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
@@ -184,7 +185,6 @@ cdef class Stream:
         self.packed, self.h, self.c = packed, h, c
         self.problem = packed.problem
         p.T, p.B, p.split, p.hoist = 1, h.shape[0], hint.split, hint.hoist
-        self.h = h
         p.h_0 = p.h_n = take(h, p.dtype, p.B * p.H, "h")
         p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
         self.workspace = new_bytes(p, BPTT_FORWARD)

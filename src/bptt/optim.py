@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -20,7 +21,7 @@ BLOCK = 16384  # elements at a time, so that all operands of one block stay in c
 EVERYTHING = ""  # stands for the flat vector in place of the names
 
 
-class _Optimizer:
+class _Optimizer(ABC):
     """The sets of parameters, one state array per array for each name in `_slots`, and the walk over them."""
 
     _slots: tuple[str, ...] = ()
@@ -62,12 +63,12 @@ class _Optimizer:
             for part in _blocks(array):
                 self._update(array[part], gradient[part], *(state[part] for state in states))
 
-    def _begin(self) -> None:
+    def _begin(self) -> None:  # noqa: B027 - a hook that need not be filled
         """Prepare what is common to one step."""
 
+    @abstractmethod
     def _update(self, p: NDArray[Any], d: NDArray[Any], *state: NDArray[Any]) -> None:
         """Change one block of parameters `p`, with gradient `d`, and its state, in place."""
-        raise NotImplementedError
 
 
 class SGD(_Optimizer):

@@ -1,0 +1,176 @@
+/* Products with dz, the gradients at the pre-activations: against panels of weights (L18) (L19), and over tokens, for
+ * the gradients of the parameters (L20)-(L23). */
+
+/* (L18) (L19): dz against a panel is ((i + f) + (g + o)), each a chain over the units of one gate. Four short chains:
+ * a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate for a block of rows, so that
+ * a quarter of the panel stays in L2 while the rows pass by.
+ *
+ * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
+#define ROW_BLOCK (8 * WIDE_ROWS)
+
+INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+                            const REAL *panel) {
+  enum { OTHER = ROW_BLOCK * WIDE_VECS * LANES };
+  vec acc[R][V];
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
+  }
+  NAME(tile_product)(R, V, acc, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
+#define EACH(statement)                                                                                                \
+  UNROLL for (int r = 0; r < R; r++) {                                                                                 \
+    UNROLL for (int v = 0; v < V; v++) {                                                                               \
+      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;                                                             \
+      (void)g;                                                                                                         \
+      statement;                                                                                                       \
+    }                                                                                                                  \
+  }
+  if (gate == 0) {
+    EACH(vstore(i, acc[r][v]))
+  } else if (gate == 1) {
+    EACH(vstore(i, vload(i) + acc[r][v]))
+  } else if (gate == 2) {
+    EACH(vstore(g, acc[r][v]))
+  } else {
+    EACH(vstore(i, vload(i) + (vload(g) + acc[r][v])))
+  }
+#undef EACH
+}
+
+/* The four gates of one row side by side. */
+INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
+  vec acc[GATES][V];
+  UNROLL for (int g = 0; g < GATES; g++) {
+    UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
+  }
+  NAME(lone_product)(GATES, V, acc, H, dz, H, panel, H * V * LANES);
+  UNROLL for (int v = 0; v < V; v++) sum[v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
+}
+
+/* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
+NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+                              const REAL *panel) {
+  if (rows == 1) {
+    vec lone[WIDE_VECS];
+    if (vecs == 1)
+      NAME(gate_sum_lone)(1, lone, H, dz, panel);
+    else
+      NAME(gate_sum_lone)(2, lone, H, dz, panel);
+    for (int v = 0; v < vecs; v++)
+      vstore(sum + v * LANES, lone[v]);
+    return;
+  }
+  for (int gate = 0; gate < GATES; gate++) {
+    for (int r = 0; r < rows;) {
+      int n = (int)next_tile(rows - r, WIDE_ROWS);
+      REAL *to = sum + r * vecs * LANES;
+#define CASE1(R) NAME(gate_tile)(R, 1, gate, to, H, dz + r * pitch, pitch, panel)
+#define CASE2(R) NAME(gate_tile)(R, 2, gate, to, H, dz + r * pitch, pitch, panel)
+      if (vecs == 1) {
+        SWITCH_ROWS(n, WIDE_ROWS, CASE1)
+      } else {
+        SWITCH_ROWS(n, WIDE_ROWS, CASE2)
+      }
+#undef CASE1
+#undef CASE2
+      r += n;
+    }
+  }
+}
+
+#define SLACK LANES /* elements after each thread's packed gates */
+
+/* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked,
+ * every token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
+ * padding, and writes up to a vector past its end. */
+static void NAME(pack_gates)(REAL *dst, range gates, const REAL *dz, int64_t pitch, int64_t depth) {
+  for (int64_t row = gates.begin; row < gates.end;) {
+    int64_t n = next_tile(gates.end - row, TILE_ROWS);
+    for (int64_t k = 0; k < depth; k++, dst += n)
+      for (int64_t v = 0; v < n; v += LANES)
+        vstore(dst + v, vload(dz + k * pitch + row + v));
+    row += n;
+  }
+}
+
+/* R rows of dW by V vectors of columns: += sum over `depth` tokens of packed gates times the strip. */
+INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *gates,
+                             int64_t depth, const REAL *strip) {
+  vec acc[R][V];
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
+  }
+  UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
+  NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
+  int last = (int)(columns - (V - 1) * LANES); /* lanes of the last vector; the others are whole */
+  if (fresh) {
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int v = 0; v < V - 1; v++) vstore(dw + r * width + v * LANES, acc[r][v]);
+      vstore_n(dw + r * width + (V - 1) * LANES, acc[r][V - 1], last);
+    }
+    return;
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V - 1; v++) {
+      REAL *to = dw + r * width + v * LANES;
+      vstore(to, vload(to) + acc[r][v]);
+    }
+    REAL *to = dw + r * width + (V - 1) * LANES;
+    vstore_n(to, vload_n(to, last) + acc[r][V - 1], last);
+  }
+}
+
+/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. Rows of a that
+ * come before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
+NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
+                                  const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head, REAL *strip) {
+  enum { STRIP_VECS = 4 };
+  for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
+    int64_t columns = min_i64(STRIP_VECS * LANES, width - column);
+    int vecs = (int)ceil_div(columns, LANES);
+    NAME(pack_panel)(strip, a_head, head_pitch, head, width, column, vecs);
+    NAME(pack_panel)(strip + head * vecs * LANES, a, width, depth - head, width, column, vecs);
+    for (int64_t row = gates.begin; row < gates.end;) {
+      int n = (int)next_tile(gates.end - row, TILE_ROWS);
+      REAL *to = dw + row * width + column;
+      const REAL *tile = packed + (row - gates.begin) * depth;
+#define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, tile, depth, strip)
+#define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, tile, depth, strip)
+#define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
+#define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
+      if (vecs == 4) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE4)
+      } else if (vecs == 3) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE3)
+      } else if (vecs == 2) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE2)
+      } else {
+        SWITCH_ROWS(n, TILE_ROWS, CASE1)
+      }
+#undef CASE1
+#undef CASE2
+#undef CASE3
+#undef CASE4
+      row += n;
+    }
+  }
+}
+
+/* sum[n] += sum over tokens of dz[token][n], times other[token][n] when given; the first `head` tokens read the
+ * other factor from `first`. (L22) (L23) */
+NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
+                               const REAL *other, int64_t other_pitch, const REAL *first, int64_t first_pitch,
+                               int64_t head) {
+  for (int64_t n = columns.begin; n < columns.end; n += LANES) {
+    int lanes = (int)min_i64(LANES, columns.end - n);
+    vec acc = {0};
+    for (int64_t k = 0; k < depth; k++) {
+      vec a = vload_n(dz + k * pitch + n, lanes);
+      if (!other)
+        acc = acc + a;
+      else
+        acc =
+            vfma(a, vload_n(k < head ? first + k * first_pitch + n : other + (k - head) * other_pitch + n, lanes), acc);
+    }
+    vstore_n(sum + n, fresh ? acc : vload_n(sum + n, lanes) + acc, lanes);
+  }
+}
