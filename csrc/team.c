@@ -139,15 +139,30 @@ static int64_t now(void) {
 
 /* Until then calls run on one thread (ns of the monotonic clock). The bits of the results are the same. */
 static atomic_llong serial_until;
+static atomic_llong lost_lately; /* ns, in bad calls one after the other */
+static atomic_int bad_calls;     /* how many those are */
 
-enum { LEAST_LOSS = 100000, PENALTY = 20, LONGEST_PENALTY = 1000000000 };
+/* A bad call or two are a hiccup: a thread that slept, new pages, another process for a moment. */
+enum { LEAST_LOSS = 100000, PATIENCE = 4, PENALTY = 20, LONGEST_PENALTY = 1000000000 };
 
 /* After a call on a team that took `elapsed` ns, of which rank 0, whose share is never the smaller one, waited `lost`:
- * above a third, the next calls go alone for 20 times as long, so that asking again costs some 5 %. */
+ * when that was above a third for some calls on end, the next ones go alone for 20 times what those lost, so that
+ * asking again costs some 5 %. Several callers may count at once; the count need not be exact. */
 static void judge(int64_t elapsed, int64_t lost, int64_t end) {
-  if (lost > LEAST_LOSS && 3 * lost > elapsed)
-    atomic_store_explicit(&serial_until, end + (PENALTY * lost < LONGEST_PENALTY ? PENALTY * lost : LONGEST_PENALTY),
-                          memory_order_relaxed);
+  if (lost <= LEAST_LOSS || 3 * lost <= elapsed) {
+    if (atomic_load_explicit(&bad_calls, memory_order_relaxed)) {
+      atomic_store_explicit(&bad_calls, 0, memory_order_relaxed);
+      atomic_store_explicit(&lost_lately, 0, memory_order_relaxed);
+    }
+    return;
+  }
+  lost += atomic_fetch_add_explicit(&lost_lately, lost, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&bad_calls, 1, memory_order_relaxed) + 1 < PATIENCE)
+    return;
+  atomic_store_explicit(&bad_calls, 0, memory_order_relaxed);
+  atomic_store_explicit(&lost_lately, 0, memory_order_relaxed);
+  atomic_store_explicit(&serial_until, end + (PENALTY * lost < LONGEST_PENALTY ? PENALTY * lost : LONGEST_PENALTY),
+                        memory_order_relaxed);
 }
 #endif
 

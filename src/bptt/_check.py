@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ._memory import empty
+
 __all__ = [
     "ACTIVATIONS",
     "Layout",
@@ -191,7 +193,7 @@ def contiguous(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     flags = array.flags
     if array.dtype == dtype and flags.c_contiguous and flags.aligned:
         return array
-    copy = np.empty(array.shape, dtype)
+    copy = empty(array.shape, dtype)
     copy[...] = array
     return copy
 

@@ -7,6 +7,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from bptt._blocks cimport Block, take_block
+
 cnp.import_array()
 
 LSTM = BPTT_LSTM
@@ -74,20 +76,24 @@ cdef int poll(void *context) noexcept with gil:
     return 0
 
 
-cdef object new_bytes(bptt_problem *p, bptt_op op):
-    cdef int64_t count = 0
-    raise_status(bptt_workspace(p, op, &count))
-    cdef cnp.npy_intp size = count
-    return cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+cdef Block new_block(bptt_problem *p, bptt_op op):
+    cdef int64_t nbytes = 0
+    raise_status(bptt_workspace(p, op, &nbytes))
+    return take_block(nbytes)
+
+
+cdef Block scratch(bptt_problem *p, bptt_op op):
+    cdef Block block = new_block(p, op)
+    p.workspace, p.workspace_bytes = block.memory, block.nbytes
+    return block
 
 
 cdef int run(bptt_problem *p, bptt_op op) except -1:
     """One call: scratch memory, the GIL, signals, the status."""
     cdef Interrupt interrupt = None  # only a long call asks
     p.split, p.hoist = hint.split, hint.hoist
-    workspace = new_bytes(p, op)
+    cdef Block workspace = scratch(p, op)  # lives until the end of the call
     cdef bptt_status status
-    p.workspace, p.workspace_bytes = cnp.PyArray_DATA(workspace), cnp.PyArray_SIZE(workspace)
     if 8.0 * p.T * p.B * p.H * (p.I + p.H) < SHORT_FLOPS:
         status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
     else:
@@ -104,7 +110,7 @@ cdef int run(bptt_problem *p, bptt_op op) except -1:
 cdef class Packed:
     """Weights packed for one variant; immutable."""
     cdef bptt_problem problem
-    cdef object memory
+    cdef Block block
     cdef readonly str variant
     cdef readonly int threads
 
@@ -121,9 +127,9 @@ def pack(int cell, int threads, tuple parameters):
     fill_parameters(p, parameters, False)
     packed.variant, packed.threads = active_variant(), threads
     p.variant = bptt_active_rank() + 1
-    packed.memory = new_bytes(p, BPTT_PACK)
-    raise_status(bptt_pack(p, cnp.PyArray_DATA(packed.memory)))
-    p.packed = cnp.PyArray_DATA(packed.memory)
+    packed.block = new_block(p, BPTT_PACK)
+    raise_status(bptt_pack(p, packed.block.memory))
+    p.packed = packed.block.memory
     return packed
 
 
@@ -175,7 +181,8 @@ cdef class Stream:
     """One step at a time from states h, c (B,H) that are updated in place; batch_size 0: unbatched, x (I,)."""
     cdef bptt_problem problem
     cdef Packed packed
-    cdef object h, c, workspace, x_shape
+    cdef object h, c, x_shape
+    cdef Block workspace
     cdef int type_num, ndim, busy
     cdef cnp.npy_intp out_shape[2]
     cdef double flops
@@ -187,8 +194,7 @@ cdef class Stream:
         p.T, p.B, p.split, p.hoist = 1, h.shape[0], hint.split, hint.hoist
         p.h_0 = p.h_n = take(h, p.dtype, p.B * p.H, "h")
         p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
-        self.workspace = new_bytes(p, BPTT_FORWARD)
-        p.workspace, p.workspace_bytes = cnp.PyArray_DATA(self.workspace), cnp.PyArray_SIZE(self.workspace)
+        self.workspace = scratch(p, BPTT_FORWARD)
         self.type_num = cnp.NPY_FLOAT32 if p.dtype == BPTT_F32 else cnp.NPY_FLOAT64
         self.ndim = 2 if batch_size else 1
         self.x_shape = (p.B, p.I)[2 - self.ndim:]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _backend, _check, _reference_core
 from ._check import Layout
+from ._memory import empty
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, lstm_weights
 
@@ -45,9 +46,9 @@ def infer(
     x, batched = layout.sequence(x)
     T, B, _ = x.shape
     h_0, c_0 = layout.state(state, B, batched)
-    output = np.empty((T, B, layout.hidden_size), layout.dtype)
-    h_n = np.empty((B, layout.hidden_size), layout.dtype)
-    c_n = np.empty((B, layout.hidden_size), layout.dtype)
+    output = empty((T, B, layout.hidden_size), layout.dtype)
+    h_n = empty((B, layout.hidden_size), layout.dtype)
+    c_n = empty((B, layout.hidden_size), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
         core.forward(core.LSTM, get_num_threads(), weights, packed, x, h_0, c_0, output, h_n, c_n, None, None)
     if batched and not layout.batch_first:
@@ -283,7 +284,7 @@ class Stream:
             if self.batch_size is None:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
-        output = np.empty((len(array), rows, layout.hidden_size), layout.dtype)
+        output = empty((len(array), rows, layout.hidden_size), layout.dtype)
         h_n, c_n = np.empty_like(self._h), np.empty_like(self._c)
         if rows:
             args = (array, self._h, self._c, output, h_n, c_n, None, None)

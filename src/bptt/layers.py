@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _backend, _check
 from ._check import Layout
+from ._memory import empty
 from ._settings import DEFAULTS, checked
 from ._threads import get_num_threads
 from .engine import Engine, State, infer
@@ -244,9 +245,9 @@ class LSTM:
         T, B, _ = x.shape
         H, dtype = self.hidden_size, self.dtype
         h_0, c_0 = layout.state(state, B, batched)
-        output, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
-        gates = np.empty((T, B, 4, H), dtype)
-        h_n, c_n = np.empty((B, H), dtype), np.empty((B, H), dtype)
+        output, cells = empty((T, B, H), dtype), empty((T, B, H), dtype)
+        gates = empty((T, B, 4, H), dtype)
+        h_n, c_n = empty((B, H), dtype), empty((B, H), dtype)
         if B:  # without rows there is nothing to fill, however many steps
             arrays = (x, h_0, c_0, output, h_n, c_n, cells, gates)
             core.forward(core.LSTM, get_num_threads(), self._weights, None, *arrays)
@@ -315,11 +316,11 @@ class LSTM:
         H, dtype = self.hidden_size, self.dtype
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
-        d_x, parameters = np.empty((T, B, I), dtype), self.parameters.empty_like()
-        d_h_0, d_c_0 = np.empty((B, H), dtype), np.empty((B, H), dtype)
+        d_x, parameters = empty((T, B, I), dtype), self.parameters.empty_like()
+        d_h_0, d_c_0 = empty((B, H), dtype), empty((B, H), dtype)
         hidden = cells = None
         if _check.flag("steps", steps):
-            hidden, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
+            hidden, cells = empty((T, B, H), dtype), empty((T, B, H), dtype)
         if B:
             given = (*kept, errors, d_h_n, d_c_n)
             results = (d_x, d_h_0, d_c_0, lstm_weights(parameters), hidden, cells)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._memory import empty
 
 __all__ = ["Parameters", "initialise", "lstm_shapes", "lstm_weights"]
 
@@ -160,7 +161,7 @@ def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
 
 def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an uninitialised vector that starts at a multiple of `ALIGNMENT` bytes."""
-    raw = np.empty(count + ALIGNMENT // dtype.itemsize, dtype)
+    raw = empty((count + ALIGNMENT // dtype.itemsize,), dtype)
     start = -raw.ctypes.data % ALIGNMENT // dtype.itemsize
     return raw[start : start + count]
 

@@ -1,0 +1,8 @@
+from libc.stdint cimport int64_t
+
+cdef class Block:
+    cdef void *memory  # starts on a cache line
+    cdef void *start  # of the allocation
+    cdef int64_t nbytes  # from `memory` on
+
+cdef Block take_block(int64_t nbytes)

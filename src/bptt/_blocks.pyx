@@ -1,0 +1,159 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""Memory of outputs, tapes, gradients and scratch, used again by the next call.
+
+A training step touches megabytes that were free a moment ago. Had from the system anew, each 4 KB page of them costs
+0.1 to 4 us before the first number is written (measured; virtual machines are slow at it), which is more than the
+arithmetic on it. So a block that nobody needs any more is kept for the calls that follow, up to a bound, and goes back
+to the system when 256 others have been taken since.
+"""
+
+import os
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport int64_t, uintptr_t
+
+cnp.import_array()
+
+cdef enum:
+    ALIGNMENT = 64
+    PIECES = 64  # kept at most
+    AGE = 256  # blocks taken since, after which a piece goes back
+    SMALL = 16384  # bytes below which an array is NumPy's own: the heap has them without new pages
+
+cdef struct Piece:
+    void *start
+    int64_t nbytes
+    int64_t born
+
+cdef Piece kept[PIECES]
+cdef int count = 0
+cdef int64_t kept_bytes = 0
+cdef int64_t taken = 0
+cdef int64_t most_bytes = 0
+cdef cython.pymutex mutex  # over the five above, which a build without GIL needs
+
+
+def keep(megabytes):
+    """Keep at most so much memory for later calls; what is above goes back to the system."""
+    global most_bytes
+    with mutex:
+        most_bytes = <int64_t>(megabytes * 1000000.0)
+        trim(most_bytes)
+
+
+def kept_memory():
+    """Return the bytes that are kept for later calls."""
+    return kept_bytes
+
+
+def empty(tuple shape, dtype):
+    """Return a new C-contiguous array, its content whatever the memory held, as `numpy.empty`."""
+    cdef cnp.dtype kind = cnp.dtype(dtype)
+    cdef cnp.npy_intp sizes[8]
+    cdef int64_t nbytes = kind.itemsize
+    cdef int n = 0
+    if len(shape) > 8:
+        raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
+    for size in shape:
+        sizes[n] = size
+        nbytes *= sizes[n]  # the caller has checked that the product is small enough
+        n += 1
+    if nbytes < SMALL:
+        return cnp.PyArray_EMPTY(n, sizes, kind.num, 0)
+    cdef Block block = take_block(nbytes)
+    array = cnp.PyArray_SimpleNewFromData(n, sizes, kind.num, block.memory)
+    cnp.set_array_base(array, block)
+    return array
+
+
+@cython.final
+cdef class Block:
+    """Some memory; kept for later calls when it is no longer needed."""
+
+    def __dealloc__(self):
+        if self.start != NULL:
+            with mutex:
+                give(self.start, self.nbytes)
+
+
+cdef Block take_block(int64_t nbytes):
+    """Return a block of at least so many bytes."""
+    cdef Block block = Block.__new__(Block)
+    nbytes = rounded(nbytes)
+    with mutex:
+        block.start = find(&nbytes)
+    if block.start == NULL:
+        block.start = PyMem_RawMalloc(nbytes + ALIGNMENT)
+    if block.start == NULL:
+        with mutex:
+            trim(0)
+        block.start = PyMem_RawMalloc(nbytes + ALIGNMENT)
+    if block.start == NULL:
+        raise MemoryError(f"no {nbytes} bytes of memory")
+    block.nbytes = nbytes
+    block.memory = <void *>((<uintptr_t>block.start + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1))
+    return block
+
+
+cdef int64_t rounded(int64_t nbytes) noexcept:
+    """Up by an eighth at most, so that nearly equal sizes share their blocks."""
+    cdef int64_t unit = 4096
+    while unit * 16 < nbytes:
+        unit *= 2
+    return (nbytes + unit - 1) // unit * unit
+
+
+cdef void *find(int64_t *nbytes) noexcept:
+    """Take out the smallest piece that is large enough, and not much larger; the oldest ones go."""
+    global taken
+    cdef int best = -1
+    taken += 1
+    for n in range(count):
+        if kept[n].nbytes >= nbytes[0] and (best < 0 or kept[n].nbytes < kept[best].nbytes):
+            best = n
+    if best < 0 or kept[best].nbytes > nbytes[0] + nbytes[0] // 2:
+        expire()
+        return NULL
+    nbytes[0] = kept[best].nbytes
+    return take_out(best)
+
+
+cdef void *take_out(int n) noexcept:
+    """Pieces stand in the order of their birth."""
+    global count, kept_bytes
+    cdef void *start = kept[n].start
+    kept_bytes -= kept[n].nbytes
+    count -= 1
+    for later in range(n, count):
+        kept[later] = kept[later + 1]
+    return start
+
+
+cdef void expire() noexcept:
+    while count and taken - kept[0].born > AGE:
+        PyMem_RawFree(take_out(0))
+
+
+cdef void trim(int64_t nbytes) noexcept:
+    """Let the oldest pieces go until no more than so many bytes are kept."""
+    while count and kept_bytes > nbytes:
+        PyMem_RawFree(take_out(0))
+
+
+cdef void give(void *start, int64_t nbytes) noexcept:
+    global count, kept_bytes
+    expire()
+    if nbytes > most_bytes:
+        PyMem_RawFree(start)
+        return
+    trim(most_bytes - nbytes)
+    if count == PIECES:
+        PyMem_RawFree(take_out(0))
+    kept[count].start, kept[count].nbytes, kept[count].born = start, nbytes, taken
+    count += 1
+    kept_bytes += nbytes
+
+
+keep(float(os.environ.get("BPTT_KEEP_MB") or 256))
