@@ -32,28 +32,27 @@ INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64
   z[1] = n.c;
 }
 
-/* The cells of `count` rows of one block (next 0) or blocks of one row (next 1), then their outputs: two loops, so that
- * the long chain from z to c of one overlaps with the next one's instead of tanh(c) waiting at its end. Loops on
- * purpose: unrolled, the cells would not fit the instruction cache. */
-INLINE void NAME(forward_cells)(const NAME(forward_step) * s, int count, vec z[][GATES], int64_t b, int64_t block,
-                                int next) {
-  int last = (int)(s->H - (s->w->blocks - 1) * LANES);
-  for (int n = 0; n < count; n++) {
-    int64_t row = b + !next * n, unit = block + next * n;
-    if (unit + 1 < s->w->blocks || last == LANES)
-      NAME(forward_cell)(s, z[n], row, unit, LANES);
-    else
-      NAME(forward_cell)(s, z[n], row, unit, last);
-  }
-  for (int n = 0; n < count; n++) {
-    int64_t unit = block + next * n;
-    REAL *h = s->h + (b + !next * n) * s->H + unit * LANES;
-    vec a = NAME(lstm_hidden)(z[n][0], z[n][1]);
-    if (unit + 1 < s->w->blocks || last == LANES)
-      vstore(h, a);
-    else
-      vstore_n(h, a, last);
-  }
+/* Lanes in use: all but in the last block. */
+INLINE int NAME(used_lanes)(const NAME(forward_step) * s, int64_t block) {
+  return (int)min_i64(LANES, s->H - block * LANES);
+}
+
+/* The same, with whole vectors where the whole vector is in use. */
+INLINE void NAME(forward_state)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
+  if (lanes == LANES)
+    NAME(forward_cell)(s, z, b, block, LANES);
+  else
+    NAME(forward_cell)(s, z, b, block, lanes);
+}
+
+INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block,
+                                 int lanes) {
+  REAL *h = s->h + b * s->H + block * LANES;
+  vec a = NAME(lstm_hidden)(z[0], z[1]);
+  if (lanes == LANES)
+    vstore(h, a);
+  else
+    vstore_n(h, a, lanes);
 }
 
 /* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
@@ -73,7 +72,13 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   }
   NAME(tile_product)(R, GATES, sum, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
                      w->hh + block * s->H * GATES * LANES);
-  NAME(forward_cells)(s, R, sum, b, block, 0);
+  /* First all cells, then all outputs: the long chain from z to c of one row overlaps with the next one's instead of
+   * tanh(c) waiting at its end. Loops on purpose: unrolled, the cells would not fit the instruction cache. */
+  int lanes = NAME(used_lanes)(s, block);
+  for (int r = 0; r < R; r++)
+    NAME(forward_state)(s, sum[r], b + r, block, lanes);
+  for (int r = 0; r < R; r++)
+    NAME(forward_hidden)(s, sum[r], b + r, block, lanes);
 }
 
 /* One row, N blocks at once. */
@@ -93,7 +98,10 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(lone_product)(N, GATES, sum, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
   }
   NAME(lone_product)(N, GATES, sum, s->H, s->h_prev + b * s->h_pitch, 0, w->hh + block * hh_pitch, hh_pitch);
-  NAME(forward_cells)(s, N, sum, b, block, 1);
+  /* Unrolled, so that z stays in registers: the next step waits for this. */
+  int last = NAME(used_lanes)(s, block + N - 1);
+  UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
+  UNROLL for (int n = 0; n < N; n++) NAME(forward_hidden)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {

@@ -19,13 +19,18 @@ INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t 
 }
 
 /* One row, `panels` panels of `vecs` vectors at once: enough independent chains to fill the FMA units.
- * Panel n starts at panel + n*pitch and meets the row at a + n*shift. */
+ * Panel n starts at panel + n*pitch and meets the row at a + n*shift. The empty assembly keeps one register for each
+ * panel: left to itself, GCC 14 makes an address of its own for every vector and spills them inside the loop. */
 INLINE void NAME(lone_product)(int panels, int vecs, vec acc[panels][vecs], int64_t depth, const REAL *a, int64_t shift,
                                const REAL *panel, int64_t pitch) {
-  for (int64_t k = 0; k < depth; k++, panel += vecs * LANES) {
+  const REAL *from[4];
+  UNROLL for (int n = 0; n < panels; n++) from[n] = panel + n * pitch;
+  for (int64_t k = 0; k < depth; k++) {
     UNROLL for (int n = 0; n < panels; n++) {
       vec a_k = vset1(a[n * shift + k]);
-      UNROLL for (int v = 0; v < vecs; v++) acc[n][v] = vfma(a_k, vload(panel + n * pitch + v * LANES), acc[n][v]);
+      UNROLL for (int v = 0; v < vecs; v++) acc[n][v] = vfma(a_k, vload(from[n] + v * LANES), acc[n][v]);
+      from[n] += vecs * LANES;
+      __asm__("" : "+r"(from[n]));
     }
   }
 }

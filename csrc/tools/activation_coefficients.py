@@ -3,11 +3,10 @@
     python csrc/tools/activation_coefficients.py            prints the definitions of both precisions
     python csrc/tools/activation_coefficients.py --check    fails unless csrc/act.inc.h holds the very same
 
-Two polynomials, best in the relative sense: Remez exchange in 40 digits, then each coefficient rounded
-to the nearest number of the precision. The comment on each block gives the relative errors that are left.
+A polynomial, best in the relative sense: Remez exchange in 40 digits, then each coefficient rounded to the
+nearest number of the precision. The comment on each block gives the relative error that is left.
 
-    exp(r)  ~ 1 + r + r^2 (e_2 + e_3 r + ...)       |r| <= ln(2) / 2
-    tanh(a) ~ a + a u (t_0 + t_1 u + ...), u = a^2  0 <= a <= TANH_CUT
+    exp(r) ~ 1 + r + r^2 (e_2 + e_3 r + ...)  |r| <= ln(2) / 2
 
 Needs mpmath.
 """
@@ -22,7 +21,6 @@ from mpmath import mpf
 mpmath.mp.dps = 40
 
 ROUNDING_SLACK = mpf("1.001")  # r leaves [-ln(2)/2, ln(2)/2] by a rounding of x * log2(e)
-TANH_CUT = mpf("0.28")
 GRID = 2000
 
 
@@ -31,13 +29,12 @@ class Precision(NamedTuple):
     bits: int  # of the significand, the hidden one included
     bias: int  # of the exponent
     exp_degree: int
-    tanh_count: int
     ln2_high_bits: int  # n * LN2_HIGH is exact without a fused multiplication for every |n| <= bias + 1
 
 
 PRECISIONS = {
-    "float": Precision("f", 24, 127, exp_degree=6, tanh_count=3, ln2_high_bits=16),
-    "double": Precision("", 53, 1023, exp_degree=11, tanh_count=7, ln2_high_bits=38),
+    "float": Precision("f", 24, 127, exp_degree=6, ln2_high_bits=16),
+    "double": Precision("", 53, 1023, exp_degree=11, ln2_high_bits=38),
 }
 
 
@@ -113,20 +110,6 @@ def exp_terms(precision):
     return terms, max(abs(mpmath.polyval(backwards, r) * mpmath.exp(-r) - 1) for r in points)
 
 
-def tanh_terms(precision):
-    """Rounded coefficients of tanh near zero, and the largest relative error of the polynomial."""
-    points = chebyshev_points(mpf(0), TANH_CUT)
-    terms = remez(
-        target=lambda a: mpmath.tanh(a) / a - 1,
-        weight=lambda a: a / mpmath.tanh(a),
-        basis=[lambda a, k=k: a ** (2 * k + 2) for k in range(precision.tanh_count)],
-        points=points,
-    )
-    terms = [rounded(term, precision.bits) for term in terms]
-    backwards = [*reversed(terms), mpf(1)]
-    return terms, max(abs(mpmath.polyval(backwards, a * a) * a / mpmath.tanh(a) - 1) for a in points)
-
-
 def literal(x, precision):
     """A C hexadecimal literal of x, which the precision must hold exactly."""
     value = float(x)
@@ -145,22 +128,19 @@ def definitions(precision):
     ln2 = mpmath.log(2)
     ln2_high = rounded(ln2, precision.ln2_high_bits)
     exp, exp_error = exp_terms(precision)
-    tanh, tanh_error = tanh_terms(precision)
     constants = {
         "ROUND": mpf(1.5) * 2 ** (precision.bits - 1) + precision.bias,
         "LOG2_E": rounded(1 / ln2, precision.bits),
         "LN2": rounded(ln2, precision.bits),
         "LN2_HIGH": ln2_high,
         "LN2_LOW": rounded(ln2 - ln2_high, precision.bits),
-        "TANH_CUT": rounded(TANH_CUT, precision.bits),
     }
     return "\n".join(
         [
-            f"/* exp to {mpmath.nstr(exp_error, 2)}, tanh to {mpmath.nstr(tanh_error, 2)}. */",
+            f"/* exp to {mpmath.nstr(exp_error, 2)}. */",
             f"#define MANTISSA_BITS {precision.bits - 1}",
             *(definition(name, [value], precision) for name, value in constants.items()),
             definition("EXP_TERMS", exp, precision),
-            definition("TANH_TERMS", tanh, precision),
         ]
     )
 
