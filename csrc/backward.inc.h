@@ -93,20 +93,24 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   }
 }
 
-/* The tape of a block of rows, so that it is near once the products are done. */
+/* `units` numbers, a panel's width at most, wherever the cache lines begin. */
+INLINE void NAME(prefetch)(const REAL *p, int64_t units) {
+  for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL))
+    __builtin_prefetch(p + unit, 0, 2);
+  __builtin_prefetch(p + units - 1, 0, 2);
+}
+
+/* The tape of a block of rows, so that it is near once the products are done. c_t is: step t+1 has read it. */
 static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
   const bptt_problem *p = s->job->p;
-  enum { LINE = 64 / sizeof(REAL) };
-  int64_t H = p->H, end = min_i64(first + WIDE_VECS * LANES, H);
-  for (int64_t row = s->t * p->B + b; rows-- > 0; row++) {
-    for (int64_t unit = first; unit < end; unit += LINE) {
-      const REAL *gates = (const REAL *)p->gates + row * GATES * H + unit;
-      for (int g = 0; g < GATES; g++)
-        __builtin_prefetch(gates + g * H, 0, 2);
-      __builtin_prefetch((const REAL *)p->cells + row * H + unit, 0, 2);
-      if (p->d_output)
-        __builtin_prefetch((const REAL *)p->d_output + row * H + unit, 0, 2);
-    }
+  int64_t H = p->H, units = min_i64(WIDE_VECS * LANES, H - first);
+  for (int64_t row = s->t * p->B + b; rows-- > 0; row++, b++) {
+    const REAL *gates = (const REAL *)p->gates + row * GATES * H + first;
+    for (int g = 0; g < GATES; g++)
+      NAME(prefetch)(gates + g * H, units);
+    NAME(prefetch)(s->c_prev + b * s->c_pitch + first, units);
+    if (p->d_output)
+      NAME(prefetch)((const REAL *)p->d_output + row * H + first, units);
   }
 }
 

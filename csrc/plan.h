@@ -42,7 +42,7 @@ static inline int64_t max_i64(int64_t a, int64_t b) {
 /* Rows of the next tile when `rows` are left and a tile holds `most`: tiles of one pass differ by one row at most,
  * so that no pass ends on a tile that leaves the FMA units half empty. */
 static inline int64_t next_tile(int64_t rows, int64_t most) {
-  return ceil_div(rows, ceil_div(rows, most));
+  return rows <= most ? rows : ceil_div(rows, ceil_div(rows, most));
 }
 
 /* The workspace is handed out piece by piece, each on a cache line of its own. With a null base it only counts. */

@@ -131,7 +131,8 @@ def test_no_memory_for_a_thread():
     import resource
     mapped = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + 4_000_000, limits[1]))
+    # room for the results, not for the stack of a thread, 8 MB
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 6_000_000, limits[1]))
     bptt.set_num_threads(2)
     check()
     resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -106,12 +106,13 @@ cdef int64_t rounded(int64_t nbytes) noexcept:
 
 
 cdef void *find(int64_t *nbytes) noexcept:
-    """Take out the smallest piece that is large enough, and not much larger; the oldest ones go."""
+    """Take out the smallest piece that is large enough, and not much larger: of equal ones the newest, which may still be
+    in a cache."""
     global taken
     cdef int best = -1
     taken += 1
     for n in range(count):
-        if kept[n].nbytes >= nbytes[0] and (best < 0 or kept[n].nbytes < kept[best].nbytes):
+        if kept[n].nbytes >= nbytes[0] and (best < 0 or kept[n].nbytes <= kept[best].nbytes):
             best = n
     if best < 0 or kept[best].nbytes > nbytes[0] + nbytes[0] // 2:
         expire()
@@ -156,4 +157,16 @@ cdef void give(void *start, int64_t nbytes) noexcept:
     kept_bytes += nbytes
 
 
-keep(float(os.environ.get("BPTT_KEEP_MB") or 256))
+def keep_what_the_environment_says():
+    """Read BPTT_KEEP_MB: megabytes, 256 by default, 0 for none."""
+    text = os.environ.get("BPTT_KEEP_MB") or "256"
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = -1.0
+    if not 0 <= megabytes <= 1e6:
+        raise ValueError(f"BPTT_KEEP_MB: expected megabytes, 0 to 1000000, got {text!r}")
+    keep(megabytes)
+
+
+keep_what_the_environment_says()

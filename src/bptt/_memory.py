@@ -1,4 +1,4 @@
-"""Where new arrays come from: memory that is used again (``_blocks``), or NumPy where that is not compiled."""
+"""Where new arrays come from: memory used again (``_blocks``), or NumPy where that is not compiled."""
 
 from __future__ import annotations
 
