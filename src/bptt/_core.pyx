@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True, freethreading_compatible=True
 """The border to the C library: fills the problem struct, releases the GIL, raises. No arithmetic, no loops over data."""
 
+from threading import get_ident, main_thread
+
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -97,8 +99,9 @@ cdef int run(bptt_problem *p, bptt_op op) except -1:
     if 8.0 * p.T * p.B * p.H * (p.I + p.H) < SHORT_FLOPS:
         status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
     else:
-        interrupt = Interrupt()
-        p.poll, p.poll_context = poll, <void *>interrupt
+        if get_ident() == main_thread().ident:  # no other runs signal handlers, and a daemon may outlive Python
+            interrupt = Interrupt()
+            p.poll, p.poll_context = poll, <void *>interrupt
         with nogil:
             status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
     if status == BPTT_INTERRUPTED:
