@@ -42,7 +42,8 @@ INLINE NAME(lstm_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, in
   n.g = vload_n(gates + 2 * H, lanes);
   n.o = vload_n(gates + 3 * H, lanes);
   n.c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
-  return NAME(lstm_cell_slopes)(&n, vload_n(s->c_prev + b * s->c_pitch + unit, lanes));
+  const REAL *c_prev = is_reset(p, s->t, b) ? s->job->zero : s->c_prev + b * s->c_pitch;
+  return NAME(lstm_cell_slopes)(&n, vload_n(c_prev + unit, lanes));
 }
 
 /* Step t of those units, given what flows back from step t+1. */
@@ -59,16 +60,21 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   vstore_n(dz + H, d.z_f, lanes);
   vstore_n(dz + 2 * H, d.z_g, lanes);
   vstore_n(dz + 3 * H, d.z_o, lanes);
-  vstore_n(dc, d.c_prev, lanes);
+  vstore_n(dc, is_reset(p, s->t, b) ? (vec){0} : d.c_prev, lanes);
   if (p->d_hidden)
     vstore_n((REAL *)p->d_hidden + at, dh, lanes);
   if (p->d_cells)
     vstore_n((REAL *)p->d_cells + at, d.c, lanes);
 }
 
-/* dh_rec at the last step: what the caller gave. */
+/* dh_rec at the last step of a row: what the caller gave. */
 INLINE vec NAME(final_gradient)(const bptt_problem *p, int64_t b, int64_t unit, int lanes) {
   return p->d_h_n ? vload_n((const REAL *)p->d_h_n + b * p->H + unit, lanes) : (vec){0};
+}
+
+/* Whether nothing flows back to row b of step t: it starts anew at step t+1. */
+INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
+  return s->dz_next && is_reset(s->job->p, s->t + 1, b);
 }
 
 /* Row b alone, one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
@@ -84,6 +90,9 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   }
   if (s->dz_next)
     NAME(gate_sum_lone)(V, sum, p->H, s->dz_next + b * job->pitch, job->hh + first * GATES * p->H);
+  if (NAME(is_cut)(s, b)) {
+    UNROLL for (int v = 0; v < V; v++) sum[v] = (vec){0};
+  }
   UNROLL for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
     if (lanes == LANES)
@@ -127,7 +136,9 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES;
       int lanes = (int)min_i64(LANES, p->H - unit);
-      vec dh_rec = s->dz_next ? vload(sum + (r * vecs + v) * LANES) : NAME(final_gradient)(p, b + r, unit, lanes);
+      vec dh_rec = NAME(is_cut)(s, b + r) ? (vec){0}
+                   : s->dz_next           ? vload(sum + (r * vecs + v) * LANES)
+                                          : NAME(final_gradient)(p, b + r, unit, lanes);
       if (lanes == LANES) {
         NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
         NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
@@ -175,58 +186,103 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
   }
 }
 
-/* dp (3, H) over `depth` tokens that start at token `first` of the sequence. (L23) */
-static void NAME(peephole_gradient)(const NAME(backward_job) * job, range units, int fresh, const REAL *dz,
-                                    int64_t depth, int64_t first) {
-  const bptt_problem *p = job->p;
-  int64_t H = p->H, head = max_i64(0, min_i64(depth, p->B - first));
-  const REAL *cells = (const REAL *)p->cells + first * H, *c_0 = p->c_0 ? (const REAL *)p->c_0 + first * H : job->zero;
-  int64_t c_pitch = p->c_0 ? H : 0;
-  const REAL *before = head < depth ? (const REAL *)p->cells + (first + head - p->B) * H : NULL;
-  REAL *dp = p->d_weight_peephole;
-  for (int g = 0; g < 2; g++)
-    NAME(column_sum)(dp + g * H, units, fresh, dz + g * H, job->pitch, depth, before ? before : job->zero, H, c_0,
-                     c_pitch, head);
-  NAME(column_sum)(dp + 2 * H, units, fresh, dz + 3 * H, job->pitch, depth, cells, H, NULL, 0, 0);
-}
-
 /* db (L22) is the same for both biases: summed where one is wanted, copied at the end where both are. */
 static REAL *NAME(bias_gradient)(const bptt_problem *p) {
   return p->d_bias_ih ? p->d_bias_ih : p->d_bias_hh;
+}
+
+/* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. */
+typedef struct {
+  int64_t count;
+  const REAL *dz[CHUNK_TOKENS], *x[CHUNK_TOKENS], *h_prev[CHUNK_TOKENS], *c_prev[CHUNK_TOKENS], *c[CHUNK_TOKENS];
+} NAME(token_rows);
+
+/* Tokens [first, first + depth) of the sequence, whose dz stands at `dz`. */
+static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) * rows, const REAL *dz, int64_t first,
+                              int64_t depth) {
+  const bptt_problem *p = job->p;
+  int64_t B = p->B, H = p->H, n = 0;
+  for (int64_t token = first; token < first + depth; token++, dz += job->pitch) {
+    int64_t t = token / B, b = token % B;
+    if (p->lengths && t >= p->lengths[b])
+      continue;
+    int anew = is_reset(p, t, b);
+    rows->dz[n] = dz;
+    rows->x[n] = (const REAL *)p->x + token * p->I;
+    rows->c[n] = (const REAL *)p->cells + token * H;
+    if (t && !anew) {
+      rows->h_prev[n] = (const REAL *)p->output + (token - B) * H;
+      rows->c_prev[n] = rows->c[n] - B * H;
+    } else {
+      rows->h_prev[n] = !anew && p->h_0 ? (const REAL *)p->h_0 + b * H : job->zero;
+      rows->c_prev[n] = !anew && p->c_0 ? (const REAL *)p->c_0 + b * H : job->zero;
+    }
+    n++;
+  }
+  rows->count = n;
+}
+
+/* d_x of tokens [begin, end) of the chunk that starts at step t0. (L19) */
+static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
+  const bptt_problem *p = job->p;
+  int64_t I = p->I, B = p->B, active = B;
+  while (begin < end) { /* the rest of a step: valid rows, then those past their length; all at once without lengths */
+    int64_t t = t0 + begin / B, b = begin % B, stop = p->lengths ? min_i64(end, begin - b + B) : end, valid = stop;
+    REAL *d_x = (REAL *)p->d_x + (t0 * B + begin) * I;
+    if (p->lengths) {
+      active = active_rows(p, t, active);
+      valid = max_i64(begin, min_i64(stop, begin - b + active));
+      memset(d_x + (valid - begin) * I, 0, (size_t)((stop - valid) * I) * sizeof(REAL));
+    }
+    NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch, valid - begin, d_x);
+    begin = stop;
+  }
 }
 
 /* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
                                  int64_t steps, int fresh) {
   const bptt_problem *p = job->p;
-  int64_t H = p->H, I = p->I, B = p->B, tokens = steps * B, before = t0 * B;
+  int64_t H = p->H, I = p->I, tokens = steps * p->B;
   range gates = share(GATES * H, rank, team->size), units = share(H, rank, team->size);
   REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
   REAL *packed = job->packed + gates.begin * job->depth + rank * SLACK;
+  NAME(token_rows) rows;
   if (p->d_x) {
     range own = share(tokens, rank, team->size);
-    NAME(dz_product)(job, job->ih, I, share(job->x_panels, 0, 1), job->dz + own.begin * job->pitch, own.end - own.begin,
-                     (REAL *)p->d_x + (before + own.begin) * I);
+    NAME(input_gradient)(job, t0, own.begin, own.end);
   }
   for (int64_t end = tokens; end > 0; fresh = 0) {
-    int64_t begin = max_i64(0, end - job->depth), depth = end - begin, first = before + begin;
-    const REAL *dz = job->dz + begin * job->pitch;
+    int64_t begin = max_i64(0, end - job->depth);
+    NAME(list_tokens)(job, &rows, job->dz + begin * job->pitch, t0 * p->B + begin, end - begin);
     if (p->d_weight_hh) {
-      int64_t head = max_i64(0, min_i64(depth, B - first)); /* tokens of step 0: their h_{t-1} is h_0 */
-      const REAL *h_0 = p->h_0 ? (const REAL *)p->h_0 + first * H : job->zero;
-      const REAL *h = head < depth ? (const REAL *)p->output + (first + head - B) * H : NULL;
-      NAME(pack_gates)(packed, gates, dz, job->pitch, depth);
-      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, packed, depth, h, head ? h_0 : NULL, p->h_0 ? H : 0, head,
-                          strip);
+      NAME(pack_gates)(packed, gates, rows.dz, rows.count);
+      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, packed, rows.count, rows.h_prev, strip);
       if (p->d_weight_ih)
-        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, packed, depth, (const REAL *)p->x + first * I, NULL, 0, 0,
-                            strip);
+        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, packed, rows.count, rows.x, strip);
     }
     if (p->d_bias_ih || p->d_bias_hh)
-      NAME(column_sum)(NAME(bias_gradient)(p), gates, fresh, dz, job->pitch, depth, NULL, 0, NULL, 0, 0);
-    if (p->d_weight_peephole)
-      NAME(peephole_gradient)(job, units, fresh, dz, depth, first);
+      NAME(column_sum)(NAME(bias_gradient)(p), gates, fresh, rows.dz, 0, rows.count, NULL);
+    if (p->d_weight_peephole) { /* (L23) */
+      REAL *dp = p->d_weight_peephole;
+      NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
+      NAME(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
+      NAME(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);
+    }
     end = begin;
+  }
+}
+
+/* Zeros for what is asked of rows past their length: this thread's units. */
+static void NAME(backward_past)(const bptt_problem *p, int64_t t, range rows, range panels) {
+  int64_t H = p->H, first = panels.begin * WIDE_VECS * LANES,
+          count = min_i64(panels.end * WIDE_VECS * LANES, H) - first;
+  for (int64_t b = rows.begin; b < rows.end && count > 0; b++) {
+    int64_t at = (t * p->B + b) * H + first;
+    if (p->d_hidden)
+      memset((REAL *)p->d_hidden + at, 0, (size_t)count * sizeof(REAL));
+    if (p->d_cells)
+      memset((REAL *)p->d_cells + at, 0, (size_t)count * sizeof(REAL));
   }
 }
 
@@ -234,17 +290,26 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
 static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
                                  range rows, range panels) {
   const bptt_problem *p = job->p;
-  int64_t state = p->B * p->H, slot = p->B * job->pitch;
+  int64_t state = p->B * p->H, slot = p->B * job->pitch, active = 0;
   double flops = 8.0 * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
   for (int64_t t = t1; t-- > t0;) {
     NAME(backward_step) s = {.job = job, .t = t, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
-    s.dz_next = t + 1 == p->T ? NULL : t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
+    const REAL *dz_next = t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
     s.c_prev = t ? (const REAL *)p->cells + (t - 1) * state : p->c_0;
     if (!t && !p->c_0) {
       s.c_prev = job->zero;
       s.c_pitch = 0;
     }
-    NAME(backward_step_run)(&s, rows, panels);
+    /* Rows that go on to step t+1, then those for which t is the last step. */
+    int64_t going = max_i64(rows.begin, min_i64(rows.end, active_rows(p, t + 1, active)));
+    active = active_rows(p, t, active);
+    int64_t valid = max_i64(rows.begin, min_i64(rows.end, active));
+    s.dz_next = dz_next;
+    NAME(backward_step_run)(&s, (range){rows.begin, going}, panels);
+    s.dz_next = NULL;
+    NAME(backward_step_run)(&s, (range){going, valid}, panels);
+    if (p->lengths)
+      NAME(backward_past)(p, t, (range){valid, rows.end}, panels);
     int stop = bptt_team_progress(team, rank, flops);
     if (job->plan.split == BPTT_SPLIT_HIDDEN)
       stop = bptt_team_wait(team, rank);
@@ -268,16 +333,17 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
 static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
   range rows = share(p->B, rank, team->size);
-  size_t bytes = (size_t)((rows.end - rows.begin) * p->H) * sizeof(REAL);
-  int64_t at = rows.begin * p->H;
-  if (p->d_h_0 && bytes) {
-    if (p->T)
-      NAME(dz_product)(job, job->hh, p->H, share(job->panels, 0, 1), job->dz + rows.begin * job->pitch,
-                       rows.end - rows.begin, (REAL *)p->d_h_0 + at);
-    else if (p->d_h_n)
-      memcpy((REAL *)p->d_h_0 + at, (const REAL *)p->d_h_n + at, bytes);
-    else
-      memset((REAL *)p->d_h_0 + at, 0, bytes);
+  size_t row_bytes = (size_t)p->H * sizeof(REAL), bytes = (size_t)(rows.end - rows.begin) * row_bytes;
+  int64_t H = p->H, at = rows.begin * H, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
+  if (p->d_h_0) {
+    REAL *d_h_0 = p->d_h_0;
+    NAME(dz_product)(job, job->hh, H, share(job->panels, 0, 1), job->dz + rows.begin * job->pitch, valid - rows.begin,
+                     d_h_0 + at);
+    for (int64_t b = rows.begin; b < rows.end; b++)
+      if (b >= valid && p->d_h_n)
+        memcpy(d_h_0 + b * H, (const REAL *)p->d_h_n + b * H, row_bytes);
+      else if (b >= valid || is_reset(p, 0, b))
+        memset(d_h_0 + b * H, 0, row_bytes);
   }
   if (p->d_c_0 && bytes)
     memcpy((REAL *)p->d_c_0 + at, job->dc + at, bytes);
@@ -302,7 +368,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   const NAME(backward_job) *job = context;
   const bptt_problem *p = job->p;
   int split_rows = job->plan.split == BPTT_SPLIT_ROWS;
-  range rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
+  range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
   range mine = share(p->B * p->H, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;

@@ -48,6 +48,10 @@ static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels *
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && ((!p->gates && tokens) || (p->d_weight_ih && !p->d_weight_hh)))
     return BPTT_BAD_ARGUMENT;
+  if (op != BPTT_PACK && p->lengths)
+    for (int64_t b = 0; b < p->B; b++)
+      if (p->lengths[b] < 0 || p->lengths[b] > (b ? p->lengths[b - 1] : p->T))
+        return BPTT_BAD_ARGUMENT;
   *kernels = kernels_for(p);
   return *kernels ? BPTT_OK : BPTT_BAD_VARIANT;
 }

@@ -60,20 +60,27 @@ typedef struct {
   void *cells;     /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
   void *gates;     /* (T, B, 4, H) activated i,f,g,o: as cells */
 
+  /* Sequences of unequal length, and beginnings inside a sequence; in, for both passes. */
+  const int64_t *lengths; /* (B) steps of each row, 0..T, descending; or NULL: T for all. What x and d_output hold past
+                             a row's length is never read; output, cells and gates are zero there, and d_x, d_hidden
+                             and d_cells. h_n and c_n are those after a row's last step. */
+  const uint8_t *resets; /* (T, B) not zero where a row starts anew at step t, from the zero state; or NULL. No state
+                            and no gradient crosses from t-1 to t there. */
+
   /* Backward: reads the parameters, x, h_0, c_0, output, cells and gates, and changes none of them. */
-  const void *d_output;    /* (T, B, H) in, or NULL for zeros */
-  const void *d_h_n;       /* (B, H) in, or NULL for zeros */
-  const void *d_c_n;       /* (B, H) in, or NULL for zeros */
-  void *d_x;               /* (T, B, I) out, or NULL when not wanted */
-  void *d_h_0;             /* (B, H) out, or NULL */
-  void *d_c_0;             /* (B, H) out, or NULL */
-  void *d_weight_ih;       /* (4H, I) out, or NULL with d_weight_hh */
-  void *d_weight_hh;       /* (4H, H) out */
-  void *d_bias_ih;         /* (4H) out, or NULL */
-  void *d_bias_hh;         /* (4H) out, or NULL */
+  const void *d_output; /* (T, B, H) in, or NULL for zeros */
+  const void *d_h_n; /* (B, H) in, or NULL for zeros */
+  const void *d_c_n; /* (B, H) in, or NULL for zeros */
+  void *d_x; /* (T, B, I) out, or NULL when not wanted */
+  void *d_h_0; /* (B, H) out, or NULL */
+  void *d_c_0; /* (B, H) out, or NULL */
+  void *d_weight_ih; /* (4H, I) out, or NULL with d_weight_hh */
+  void *d_weight_hh; /* (4H, H) out */
+  void *d_bias_ih; /* (4H) out, or NULL */
+  void *d_bias_hh; /* (4H) out, or NULL */
   void *d_weight_peephole; /* (3, H) out, or NULL */
-  void *d_hidden;          /* (T, B, H) out: the gradient that reaches h_t; or NULL */
-  void *d_cells;           /* (T, B, H) out: the gradient that reaches c_t; or NULL */
+  void *d_hidden; /* (T, B, H) out: the gradient that reaches h_t; or NULL */
+  void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */
 
   void *workspace; /* scratch of at least bptt_workspace() bytes; any alignment, any content */
   int64_t workspace_bytes;
@@ -95,10 +102,10 @@ bptt_status bptt_forward(const bptt_problem *p);
 bptt_status bptt_backward(const bptt_problem *p);
 
 /* Variants of the kernels: one per instruction set. */
-int bptt_variant_count(void);                  /* how many this machine can run */
-const char *bptt_variant_name(int rank);       /* best first; NULL past the end */
-const char *bptt_active_variant(void);         /* the one that calls use; NULL when BPTT_VARIANT cannot run here */
-int bptt_active_rank(void);                    /* its rank, -1 when there is none */
+int bptt_variant_count(void); /* how many this machine can run */
+const char *bptt_variant_name(int rank); /* best first; NULL past the end */
+const char *bptt_active_variant(void); /* the one that calls use; NULL when BPTT_VARIANT cannot run here */
+int bptt_active_rank(void); /* its rank, -1 when there is none */
 bptt_status bptt_use_variant(const char *name); /* NULL: the best one */
 
 /* What this machine can do at most with the active variant; takes some tens of milliseconds.

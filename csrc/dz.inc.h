@@ -82,12 +82,12 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const RE
 /* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked,
  * every token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
  * padding, and writes up to a vector past its end. */
-static void NAME(pack_gates)(REAL *dst, range gates, const REAL *dz, int64_t pitch, int64_t depth) {
+static void NAME(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t depth) {
   for (int64_t row = gates.begin; row < gates.end;) {
     int64_t n = next_tile(gates.end - row, TILE_ROWS);
     for (int64_t k = 0; k < depth; k++, dst += n)
       for (int64_t v = 0; v < n; v += LANES)
-        vstore(dst + v, vload(dz + k * pitch + row + v));
+        vstore(dst + v, vload(dz[k] + row + v));
     row += n;
   }
 }
@@ -119,16 +119,14 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   }
 }
 
-/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. Rows of a that
- * come before the first step stand apart: the first `head` tokens read `a_head`, rows head_pitch apart. */
+/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. */
 NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
-                                  const REAL *a, const REAL *a_head, int64_t head_pitch, int64_t head, REAL *strip) {
+                                  const REAL *const *a, REAL *strip) {
   enum { STRIP_VECS = 4 };
   for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
     int64_t columns = min_i64(STRIP_VECS * LANES, width - column);
     int vecs = (int)ceil_div(columns, LANES);
-    NAME(pack_panel)(strip, a_head, head_pitch, head, width, column, vecs);
-    NAME(pack_panel)(strip + head * vecs * LANES, a, width, depth - head, width, column, vecs);
+    NAME(pack_rows)(strip, a, depth, width, column, vecs);
     for (int64_t row = gates.begin; row < gates.end;) {
       int n = (int)next_tile(gates.end - row, TILE_ROWS);
       REAL *to = dw + row * width + column;
@@ -155,21 +153,15 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
   }
 }
 
-/* sum[n] += sum over tokens of dz[token][n], times other[token][n] when given; the first `head` tokens read the
- * other factor from `first`. (L22) (L23) */
-NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *dz, int64_t pitch, int64_t depth,
-                               const REAL *other, int64_t other_pitch, const REAL *first, int64_t first_pitch,
-                               int64_t head) {
+/* sum[n] += sum over tokens of dz[token][offset + n], times other[token][n] when given. (L22) (L23) */
+NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *const *dz, int64_t offset,
+                               int64_t depth, const REAL *const *other) {
   for (int64_t n = columns.begin; n < columns.end; n += LANES) {
     int lanes = (int)min_i64(LANES, columns.end - n);
     vec acc = {0};
     for (int64_t k = 0; k < depth; k++) {
-      vec a = vload_n(dz + k * pitch + n, lanes);
-      if (!other)
-        acc = acc + a;
-      else
-        acc =
-            vfma(a, vload_n(k < head ? first + k * first_pitch + n : other + (k - head) * other_pitch + n, lanes), acc);
+      vec a = vload_n(dz[k] + offset + n, lanes);
+      acc = other ? vfma(a, vload_n(other[k] + n, lanes), acc) : acc + a;
     }
     vstore_n(sum + n, fresh ? acc : vload_n(sum + n, lanes) + acc, lanes);
   }

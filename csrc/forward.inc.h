@@ -159,6 +159,7 @@ typedef struct {
   plan plan;
   NAME(lstm_weights) w;
   REAL *zero; /* (H) zeros, for states that are not given */
+  REAL *h_anew, *c_anew; /* (threads, B, H) and (B, H): previous states with zeros where a row starts anew */
   REAL *z;    /* hoisted products of one chunk, all threads */
 } NAME(forward_job);
 
@@ -169,7 +170,11 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
   const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
   int64_t n = rows.end - rows.begin, unit = GATES * LANES;
   for (int64_t block = blocks.begin; block < blocks.end; block++, z += job->plan.chunk * n * unit) {
-    if (n == p->B) {
+    if (p->lengths) {
+      for (int64_t b = 0; b < n; b++)
+        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block,
+                        min_i64(steps, p->lengths[rows.begin + b] - t));
+    } else if (n == p->B) {
       NAME(input_run)(&job->w, p->I, x, p->I, z, unit, block, steps * n);
     } else if (n < TILE_ROWS / 2) { /* few rows a step: tiles along time */
       for (int64_t b = 0; b < n; b++)
@@ -207,16 +212,51 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
   }
 }
 
+/* Where rows start anew at step t, the states that they see are zero: in copies of this thread's own. All of h, as
+ * a step reads it whole; of c only the thread's own units. */
+static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t, int rank) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
+  if (!any_reset(p, t, s->rows))
+    return;
+  REAL *h = job->h_anew + rank * p->B * H;
+  for (int64_t b = s->rows.begin; b < s->rows.end; b++) {
+    int reset = is_reset(p, t, b);
+    memcpy(h + b * H, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)H * sizeof(REAL));
+    if (count > 0)
+      memcpy(job->c_anew + b * H + first, reset ? job->zero : s->c_prev + b * s->c_pitch + first,
+             (size_t)count * sizeof(REAL));
+  }
+  s->h_prev = h;
+  s->c_prev = job->c_anew;
+  s->h_pitch = s->c_pitch = H;
+}
+
+/* Zeros for rows past their length: this thread's units of them. */
+static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
+  int64_t H = s->H, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
+  if (count <= 0)
+    return;
+  size_t bytes = (size_t)count * sizeof(REAL);
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    memset(s->h + b * H + first, 0, bytes);
+    if (!s->gates) /* c is the state, which stays as it is */
+      continue;
+    memset(s->c + b * H + first, 0, bytes);
+    for (int gate = 0; gate < GATES; gate++)
+      memset(s->gates + (b * GATES + gate) * H + first, 0, bytes);
+  }
+}
+
 /* h_n and c_n, each thread its own part. */
 static void NAME(forward_final)(const NAME(forward_job) * job, range rows, range blocks) {
   const bptt_problem *p = job->p;
   int64_t first = blocks.begin * LANES, count = min_i64(blocks.end * LANES, p->H) - first;
-  int64_t last = (p->T - 1) * p->B;
   for (int64_t b = rows.begin; b < rows.end && count > 0; b++) {
-    int64_t to = b * p->H + first;
+    int64_t to = b * p->H + first, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
     REAL *h_n = (REAL *)p->h_n + to, *c_n = (REAL *)p->c_n + to;
-    const REAL *h = p->T ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
-    const REAL *c = !p->T      ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
+    const REAL *h = steps ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
+    const REAL *c = !steps     ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
                     : p->cells ? (const REAL *)p->cells + last * p->H + to
                                : c_n;
     memmove(h_n, h, (size_t)count * sizeof(REAL));
@@ -230,10 +270,11 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   const plan *plan = &job->plan;
   int split_rows = plan->split == BPTT_SPLIT_ROWS;
   NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w};
-  s.rows = split_rows ? share(p->B, rank, team->size) : share(p->B, 0, 1);
+  range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
+  s.rows = rows;
   s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
-  int64_t n = s.rows.end - s.rows.begin, own = s.blocks.end - s.blocks.begin, unit = GATES * LANES;
-  REAL *z = split_rows ? job->z + s.rows.begin * plan->chunk * job->w.blocks * unit
+  int64_t n = rows.end - rows.begin, active = p->B, own = s.blocks.end - s.blocks.begin, unit = GATES * LANES;
+  REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * unit
                        : job->z + s.blocks.begin * plan->chunk * p->B * unit;
   s.z_block = plan->chunk * n * unit;
   if (!p->packed) {
@@ -245,10 +286,17 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
     if (plan->hoist)
-      NAME(input_chunk)(job, z, t0, t1 - t0, s.rows, s.blocks);
+      NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.blocks);
     for (int64_t t = t0; t < t1; t++) {
       NAME(forward_bind)(job, &s, t);
       s.z = plan->hoist ? z + (t - t0) * n * unit : NULL;
+      if (p->lengths) {
+        active = active_rows(p, t, active);
+        s.rows.end = max_i64(rows.begin, min_i64(rows.end, active));
+        NAME(forward_past)(&s, (range){s.rows.end, rows.end});
+      }
+      if (p->resets)
+        NAME(forward_anew)(job, &s, t, rank);
       NAME(forward_step_run)(&s);
       int stop = bptt_team_progress(team, rank, flops);
       if (plan->split == BPTT_SPLIT_HIDDEN)
@@ -257,7 +305,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
         return;
     }
   }
-  NAME(forward_final)(job, s.rows, s.blocks);
+  NAME(forward_final)(job, rows, s.blocks);
 }
 
 static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
@@ -270,6 +318,10 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   }
   job.plan = plan_forward(p, LANES, sizeof(REAL), TILE_ROWS);
   job.zero = arena_take(a, p->H, sizeof(REAL));
+  if (p->resets) {
+    job.h_anew = arena_take(a, p->B * job.plan.threads, p->H * (int64_t)sizeof(REAL));
+    job.c_anew = arena_take(a, p->B, p->H * (int64_t)sizeof(REAL));
+  }
   job.z = job.plan.hoist ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
                          : NULL;
   return job;

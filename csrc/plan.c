@@ -5,7 +5,7 @@
 static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
 static const double L3_BYTES_PER_CYCLE = 22;
 static const double L2_BYTES = 900e3;      /* what weights may take of a 1 MB L2 */
-static const double BARRIER = 250;         /* two threads, own flags */
+static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
 static const double REGION = 40000;        /* entering and leaving a parallel region, threads half awake */
 static const double CELL = 90;             /* pointwise part of one vector of units */
 enum { LEAST_HOISTED = 8 }; /* inputs; with fewer, a fused step costs less than the products' way through memory */
@@ -43,6 +43,22 @@ static plan choose_split(const bptt_problem *p, int64_t units, double depth, dou
     chosen.threads = chosen.split == BPTT_SPLIT_ROWS ? by_rows : chosen.split == BPTT_SPLIT_HIDDEN ? by_units : 1;
   }
   return chosen;
+}
+
+range share_rows(const bptt_problem *p, int rank, int size) {
+  if (!p->lengths)
+    return share(p->B, rank, size);
+  int64_t steps = 0, done = 0, row = 0;
+  range rows = {0, p->B};
+  for (int64_t b = 0; b < p->B; b++)
+    steps += p->lengths[b];
+  for (int part = 0; part <= rank; part++) {
+    rows.begin = row;
+    while (row < p->B && (part == size - 1 || done < share(steps, part, size).end))
+      done += p->lengths[row++];
+  }
+  rows.end = row;
+  return rows;
 }
 
 plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {

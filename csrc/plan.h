@@ -92,6 +92,34 @@ typedef struct {
   int64_t chunk; /* time steps in a chunk */
 } plan;
 
+/* Rows that are not past their length at step t, 0 <= t <= T: those before the returned one. `from`: an upper or lower
+ * bound, such as the answer for a step nearby. */
+static inline int64_t active_rows(const bptt_problem *p, int64_t t, int64_t from) {
+  if (!p->lengths)
+    return t < p->T ? p->B : 0;
+  while (from > 0 && p->lengths[from - 1] <= t)
+    from--;
+  while (from < p->B && p->lengths[from] > t)
+    from++;
+  return from;
+}
+
+/* Part `rank` of the rows, even in steps. */
+range share_rows(const bptt_problem *p, int rank, int size);
+
+/* Whether any row in the range starts anew at step t. */
+static inline int any_reset(const bptt_problem *p, int64_t t, range rows) {
+  if (p->resets)
+    for (int64_t b = rows.begin; b < rows.end; b++)
+      if (p->resets[t * p->B + b])
+        return 1;
+  return 0;
+}
+
+static inline int is_reset(const bptt_problem *p, int64_t t, int64_t b) {
+  return p->resets && p->resets[t * p->B + b];
+}
+
 /* The cost model (plan.c). lanes: elements of a vector; size: bytes of an element; tile_rows: rows of a full tile. */
 plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows);
 plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows);

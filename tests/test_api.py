@@ -35,6 +35,7 @@ MODULES = [
 # What a module may import from the package: what is below it, never above or beside. None: anything. A module
 # that is not in the list is an optional door, and knows the public API only.
 FOUNDATION = {
+    "_network",
     "_memory",
     "_check",
     "_threads",
@@ -59,7 +60,8 @@ ALLOWED = {
     "_threads": {"_check"},
     "_settings": {"_check"},
     "parameters": {"_check", "_memory"},
-    "tape": {"_check", "parameters"},
+    "tape": {"_check", "_network", "parameters"},
+    "_network": {"_check", "_memory", "_threads", "parameters"},
     "engine": FOUNDATION,
     "layers": FOUNDATION | {"engine"},
     "clip": {"_check", "parameters", "tape"},

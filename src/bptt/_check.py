@@ -32,6 +32,7 @@ __all__ = [
     "precision",
     "shape",
     "size",
+    "target",
 ]
 
 MAX_BYTES = 2**63 - 1
@@ -198,6 +199,21 @@ def contiguous(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return copy
 
 
+def target(
+    name: str, array: Any, expected: tuple[int, ...], dtype: np.dtype[Any], apart: Iterable[NDArray[Any]]
+) -> None:
+    """Check an array to write a result into: it must not share memory with the arrays in `apart`."""
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        got = getattr(array, "dtype", type(array))
+        raise TypeError(f"{name}: expected an array of {dtype}, got {got}")
+    if array.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
+    if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
+        raise ValueError(f"{name}: expected a writable, C-contiguous, aligned array")
+    if any(np.may_share_memory(array, other) for other in apart):
+        raise ValueError(f"{name}: overlaps the input or the state of the stream")
+
+
 class Layout(NamedTuple):
     """What arrays a layer takes and gives: sizes, dtype, order of axes.
 
@@ -209,12 +225,21 @@ class Layout(NamedTuple):
         Whether sequences come and go as (B, T, ...) in place of (T, B, ...).
     dtype : numpy.dtype
         float32 or float64, native.
+    layers, directions : int
+        L, and D: 2 if there is a reverse direction.
     """
 
     input_size: int
     hidden_size: int
     batch_first: bool
     dtype: np.dtype[Any]
+    layers: int = 1
+    directions: int = 1
+
+    @property
+    def parts(self) -> int:
+        """L * D: what has a state of its own."""
+        return self.layers * self.directions
 
     def sequence(self, x: Any) -> tuple[NDArray[Any], bool]:
         """Return `x` as a (T, B, I) array fit for the kernels, and whether it came with a batch axis."""
@@ -227,24 +252,52 @@ class Layout(NamedTuple):
             shape("x", given, self._symbols("I", batched), (*given[:-1], self.input_size))
         array = self._time_major(array, batched)
         T, B, features = array.shape
-        if not 0 < T * B * (features + 4 * self.hidden_size) < 2**56:  # far from the limit: the usual case
+        if not 0 < T * B * (features + 4 * self.parts * self.hidden_size) < 2**56:  # the usual case
             fits("x", self.dtype.itemsize, T=T, B=B, I=features)
-            fits("x", 4 * self.dtype.itemsize, T=T, B=B, H=self.hidden_size)
+            fits("x", 4 * self.parts * self.dtype.itemsize, T=T, B=B, H=self.hidden_size)
         return contiguous(array, self.dtype), batched
 
+    def lengths(self, value: Any, T: int, B: int, batched: bool) -> NDArray[Any] | None:
+        """Return the lengths of the rows as (B,) int64; None stays None."""
+        if value is None:
+            return None
+        array = _as_array("lengths", value)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"lengths: expected integers, got {array.dtype}")
+        if batched or array.ndim:
+            shape("lengths", array.shape, "(B,)", (B,))
+        wrong = (array < 0) | (array > T)
+        if wrong.any():
+            raise ValueError(f"lengths: expected 0 to T = {T}, got {array[wrong].flat[0]}")
+        return np.ascontiguousarray(array.reshape(B), np.int64)
+
+    def resets(self, value: Any, T: int, B: int, batched: bool) -> NDArray[Any] | None:
+        """Return where rows start anew as (T, B) bool; None stays None."""
+        if value is None:
+            return None
+        array = _as_array("resets", value)
+        if array.dtype != np.bool_:
+            raise TypeError(f"resets: expected bool, got {array.dtype}")
+        if batched:
+            shape("resets", array.shape, "(T, B)", (T, B))
+        else:
+            shape("resets", array.shape, "(T,)", (T,))
+        return array.reshape(T, B)
+
     def output_gradient(self, value: Any, T: int, B: int, batched: bool) -> NDArray[Any]:
-        """Return d_output, given like the layer's output, as a (T, B, H) array fit for the kernels."""
+        """Return d_output, given like the layer's output, as a (T, B, D*H) array fit for the kernels."""
         array = floating("d_output", value, self.dtype)
-        H = self.hidden_size
+        H = self.directions * self.hidden_size
         expected = (T, H) if not batched else (B, T, H) if self.batch_first else (T, B, H)
         if array.shape != expected:
-            shape("d_output", array.shape, self._symbols("H", batched), expected)
+            last = "H" if self.directions == 1 else "2*H"
+            shape("d_output", array.shape, self._symbols(last, batched), expected)
         return contiguous(self._time_major(array, batched), self.dtype)
 
     def state(
         self, value: Any, B: int, batched: bool, given: tuple[str, str] = ("h_0", "c_0"), what: str = "state"
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return a pair of states, each (1, B, H) or unbatched (1, H), as (B, H) arrays; None stays None."""
+        """Return a pair of states, each (L*D, B, H) or unbatched (L*D, H), as (L*D, B, H)."""
         if value is None:
             return None, None
         if not isinstance(value, (tuple, list)) or len(value) != 2:
@@ -258,13 +311,13 @@ class Layout(NamedTuple):
     def _state(self, name: str, value: Any, B: int, batched: bool) -> NDArray[Any]:
         array = floating(name, value, self.dtype)
         if batched:
-            expected: tuple[int, ...] = (1, B, self.hidden_size)
+            expected: tuple[int, ...] = (self.parts, B, self.hidden_size)
             if array.shape != expected:
                 shape(name, array.shape, "(L*D, B, H)", expected)
-            return contiguous(array[0], self.dtype)
-        if array.shape != (1, self.hidden_size):
-            shape(name, array.shape, "(L*D, H)", (1, self.hidden_size))
-        return contiguous(array, self.dtype)
+            return contiguous(array, self.dtype)
+        if array.shape != (self.parts, self.hidden_size):
+            shape(name, array.shape, "(L*D, H)", (self.parts, self.hidden_size))
+        return contiguous(array[:, None], self.dtype)
 
     def _symbols(self, last: str, batched: bool) -> str:
         if not batched:
@@ -284,5 +337,5 @@ class Layout(NamedTuple):
         return array.transpose(1, 0, 2) if self.batch_first else array
 
     def state_as_given(self, array: NDArray[Any], batched: bool) -> NDArray[Any]:
-        """View a (B, H) state as (1, B, H), or leave it as (1, H) when unbatched."""
-        return array[None] if batched else array
+        """View an (L*D, B, H) state as it is, or as (L*D, H) when unbatched."""
+        return array if batched else array[:, 0]

@@ -1,6 +1,6 @@
 # What the binding sees of csrc/bptt.h.
 cimport numpy as cnp  # first, see below
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cdef extern from *:
     """
@@ -34,6 +34,8 @@ cdef extern from "bptt.h" nogil:
         void *c_n
         void *cells
         void *gates
+        const int64_t *lengths
+        const uint8_t *resets
         void *d_output
         void *d_h_n
         void *d_c_n

@@ -36,6 +36,8 @@ def forward(
     c_n: _Array,
     cells: _Array | None,
     gates: _Array | None,
+    lengths: _Array | None = None,
+    resets: _Array | None = None,
 ) -> None: ...
 def backward(
     cell: int,
@@ -56,6 +58,8 @@ def backward(
     d_parameters: tuple[_Array | None, _Array, _Array | None, _Array | None, _Array | None],
     d_hidden: _Array | None,
     d_cells: _Array | None,
+    lengths: _Array | None = None,
+    resets: _Array | None = None,
 ) -> None: ...
 def variants() -> tuple[str, ...]: ...
 def active_variant() -> str: ...

@@ -6,7 +6,7 @@ from threading import get_ident, main_thread
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from bptt._blocks cimport Block, take_block
@@ -147,7 +147,24 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
     return 0
 
 
-def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates):
+cdef int fill_shape_of_time(bptt_problem *p, lengths, resets) except -1:
+    """Addresses of lengths (B,), int64, and resets (T, B), bool; either may be None."""
+    cdef cnp.ndarray a
+    for name, array, kind, count in (("lengths", lengths, cnp.NPY_INT64, p.B), ("resets", resets, cnp.NPY_BOOL, p.T * p.B)):
+        if array is None:
+            continue
+        a = array
+        if cnp.PyArray_TYPE(a) != kind or cnp.PyArray_SIZE(a) != count or not cnp.PyArray_ISCARRAY_RO(a):
+            raise ValueError(f"{name}: expected {count} contiguous elements, got {a.dtype} {array.shape}")
+        if kind == cnp.NPY_BOOL:
+            p.resets = <const uint8_t *>cnp.PyArray_DATA(a)
+        else:
+            p.lengths = <const int64_t *>cnp.PyArray_DATA(a)
+    return 0
+
+
+def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
+            lengths=None, resets=None):
     """Run a sequence: fills output (T,B,H), h_n, c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H)."""
     cdef bptt_problem p
     if packed is None:
@@ -157,11 +174,12 @@ def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, outpu
         p = packed.problem
     p.cell, p.threads = cell, threads
     fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates)
+    fill_shape_of_time(&p, lengths, resets)
     run(&p, BPTT_FORWARD)
 
 
 def backward(int cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
-             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells):
+             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None):
     """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H)."""
     cdef bptt_problem p
     fill_sizes(&p, parameters[0], parameters[1])
@@ -169,6 +187,7 @@ def backward(int cell, int threads, tuple parameters, x, h_0, c_0, output, cells
     fill_parameters(&p, parameters, False)
     fill_parameters(&p, d_parameters, True)
     fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates)
+    fill_shape_of_time(&p, lengths, resets)
     cdef int64_t state = p.B * p.H, tokens = p.T * p.B
     p.d_output = take(d_output, p.dtype, p.T * state, "d_output")
     p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, state, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")

@@ -54,10 +54,13 @@ def forward(
     c_n: Array,
     cells: Array | None,
     gates: Array | None,
+    lengths: Array | None = None,
+    resets: Array | None = None,
 ) -> None:
     """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
     weights = _named(packed.parameters if packed is not None else parameters)
-    results = reference.lstm_forward(x, _or_zeros(h_0, h_n), _or_zeros(c_0, c_n), weights)
+    states = _or_zeros(h_0, h_n), _or_zeros(c_0, c_n)
+    results = reference.lstm_forward(x, *states, weights, lengths, resets)
     for target, result in zip((output, h_n, c_n, cells, gates), results, strict=True):
         if target is not None:
             target[...] = result
@@ -82,6 +85,8 @@ def backward(
     d_parameters: Parameters,
     d_hidden: Array | None,
     d_cells: Array | None,
+    lengths: Array | None = None,
+    resets: Array | None = None,
 ) -> None:
     """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells."""
     state = np.empty((output.shape[1], output.shape[2]), output.dtype)
@@ -96,6 +101,8 @@ def backward(
         _or_zeros(d_output, output),
         _or_zeros(d_h_n, state),
         _or_zeros(d_c_n, state),
+        lengths,
+        resets,
     )
     targets = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
     for target, result in zip(targets, (dx, dh, dc, hidden, all_cells), strict=True):

@@ -27,8 +27,6 @@ DEFAULTS = {
     "dtype": np.dtype(np.float32),
 }
 _LATER = (
-    "num_layers",
-    "bidirectional",
     "proj_size",
     "coupled",
     "cell_clip",

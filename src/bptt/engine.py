@@ -9,19 +9,26 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _backend, _check, _reference_core
+from . import _backend, _check, _network, _reference_core
 from ._check import Layout
-from ._memory import empty
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, lstm_weights
 
 __all__ = ["Engine", "Stream", "infer"]
 
 State: TypeAlias = "tuple[NDArray[Any], NDArray[Any]]"
+ALL_STEPS = _network.Course()
 
 
 def infer(
-    core: Any, layout: Layout, weights: Weights | None, packed: Any, x: Any, state: Any
+    core: Any,
+    layout: Layout,
+    weights: list[Weights] | None,
+    packs: list[Any] | None,
+    x: Any,
+    state: Any,
+    lengths: Any,
+    resets: Any,
 ) -> tuple[NDArray[Any], State]:
     """Run a sequence and keep nothing: what a call of a layer or of an engine does.
 
@@ -31,11 +38,11 @@ def infer(
         ``bptt._core`` or its twin.
     layout : Layout
         Sizes, dtype, order of axes.
-    weights : tuple of ndarray or None
-        As `lstm_weights` gives them; None if `packed` is given.
-    packed : object
-        What ``core.pack`` returned, or None.
-    x, state
+    weights : list of tuple or None
+        As `lstm_weights` gives them; None if `packs` are given.
+    packs : list or None
+        What ``core.pack`` returned for each of them, or None.
+    x, state, lengths, resets
         As the user gave them.
 
     Returns
@@ -44,15 +51,15 @@ def infer(
         New arrays in the user's order of axes.
     """
     x, batched = layout.sequence(x)
-    T, B, _ = x.shape
-    h_0, c_0 = layout.state(state, B, batched)
-    output = empty((T, B, layout.hidden_size), layout.dtype)
-    h_n = empty((B, layout.hidden_size), layout.dtype)
-    c_n = empty((B, layout.hidden_size), layout.dtype)
-    if B:  # without rows there is nothing to fill, however many steps
-        core.forward(core.LSTM, get_num_threads(), weights, packed, x, h_0, c_0, output, h_n, c_n, None, None)
+    h_0, c_0 = layout.state(state, x.shape[1], batched)
+    course = ALL_STEPS
+    if lengths is not None or resets is not None:
+        T, B, _ = x.shape
+        spans = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
+        course = _network.course_of(*spans, T, B, layout.directions)
+    output, h_n, c_n = _network.infer(core, layout, weights, packs, x, h_0, c_0, course)
     if batched and not layout.batch_first:
-        return output, (h_n[None], c_n[None])
+        return output, (h_n, c_n)
     states = layout.state_as_given(h_n, batched), layout.state_as_given(c_n, batched)
     return layout.as_given(output, batched), states
 
@@ -81,16 +88,17 @@ class Engine:
         self._packs: dict[Any, Any] = {}
         self._packed(_backend.core())
 
-    def _packed(self, core: Any) -> Any:
+    def _packed(self, core: Any) -> list[Any]:
         """Return the weights as `core` packs them: once for each backend that this engine is called under."""
-        packed = self._packs.get(core)
-        if packed is None:
+        packs: list[Any] | None = self._packs.get(core)
+        if packs is None:
             with self._lock:
-                packed = self._packs.get(core)
-                if packed is None:
-                    packed = core.pack(core.LSTM, get_num_threads(), lstm_weights(self._parameters))
-                    self._packs[core] = packed
-        return packed
+                packs = self._packs.get(core)
+                if packs is None:
+                    layout, threads = self._layout, get_num_threads()
+                    weights = lstm_weights(self._parameters, layout.layers, layout.directions)
+                    packs = self._packs[core] = [core.pack(core.LSTM, threads, part) for part in weights]
+        return packs
 
     @property
     def input_size(self) -> int:
@@ -101,6 +109,16 @@ class Engine:
     def hidden_size(self) -> int:
         """H."""
         return self._layout.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return self._layout.layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there is a reverse direction."""
+        return self._layout.directions == 2
 
     @property
     def batch_first(self) -> bool:
@@ -120,7 +138,7 @@ class Engine:
     @property
     def variant(self) -> str:
         """The kernel variant that the weights are packed for, or "reference" under that backend."""
-        return str(self._packed(_backend.core()).variant)
+        return str(self._packed(_backend.core())[0].variant)
 
     @property
     def parameters(self) -> Parameters:
@@ -128,7 +146,7 @@ class Engine:
         return self._parameters
 
     def __call__(
-        self, x: Any, state: Any = None, *, lengths: None = None, resets: None = None
+        self, x: Any, state: Any = None, *, lengths: Any = None, resets: Any = None
     ) -> tuple[NDArray[Any], State]:
         """Run a sequence from a state (zeros by default): as `LSTM.__call__`, with the same bits.
 
@@ -137,14 +155,14 @@ class Engine:
         x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
             Of the engine's dtype; a float64 engine takes float32 too.
         state : tuple of array_like, optional
-            h_0 and c_0, each (1, B, H), unbatched (1, H).
-        lengths, resets : None
-            Not supported yet.
+            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H).
+        lengths, resets
+            As for a call of the layer.
 
         Returns
         -------
         output : ndarray
-            h_t of every step: (T, B, H), (B, T, H) or (T, H).
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
         (h_n, c_n) : tuple of ndarray
             The state after the last step, shaped like `state`.
 
@@ -153,11 +171,8 @@ class Engine:
         TypeError, ValueError
             If an argument has a wrong dtype or shape; the message names it.
         """
-        if lengths is not None or resets is not None:
-            _check.not_yet("lengths", lengths, None)
-            _check.not_yet("resets", resets, None)
         core = _backend.core()
-        return infer(core, self._layout, None, self._packed(core), x, state)
+        return infer(core, self._layout, None, self._packed(core), x, state, lengths, resets)
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """Return a stream that starts from the zero state.
@@ -170,7 +185,14 @@ class Engine:
         Returns
         -------
         Stream
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: its reverse direction starts at the end.
         """
+        if self.bidirectional:
+            raise ValueError("stream: a bidirectional layer needs the whole sequence; got bidirectional=True")
         return Stream(self, batch_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -211,7 +233,8 @@ class Stream:
         "_c": None,
         "_core": None,
         "_h": None,
-        "_packed": None,
+        "_packs": None,
+        "_steps": None,
         "batch_size": "B, or None for a single sequence.",
         "engine": "The engine whose weights the stream uses.",
         "step": """``step(x, out=None)``: advance by one step and return the output of the layer.
@@ -234,10 +257,25 @@ class Stream:
         self.engine = engine
         self.batch_size = None if batch_size is None else rows
         self._core = _backend.core() if rows else _reference_core  # the kernels need a row; NumPy does not
-        self._h = np.zeros((rows, engine.hidden_size), engine.dtype)
+        self._h = np.zeros((engine.num_layers, rows, engine.hidden_size), engine.dtype)
         self._c = np.zeros_like(self._h)
-        self._packed = engine._packed(self._core)
-        self.step = self._core.Stream(self._packed, self.batch_size or 0, self._h, self._c).step
+        self._packs = engine._packed(self._core)
+        size = self.batch_size or 0
+        self._steps = [
+            self._core.Stream(packed, size, h, c).step
+            for packed, h, c in zip(self._packs, self._h, self._c, strict=True)
+        ]
+        self.step = self._steps[0] if engine.num_layers == 1 else self._stacked_step
+
+    def _stacked_step(self, x: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Every layer advances by one step on the output of the one below."""
+        if out is not None:  # before the first layer advances
+            expected = self._h.shape[1:] if self.batch_size is not None else self._h.shape[2:]
+            _check.target("out", out, expected, self.engine.dtype, (np.asarray(x), self._h, self._c))
+        for step in self._steps[:-1]:
+            x = step(x)
+        result: NDArray[Any] = self._steps[-1](x, out)
+        return result
 
     @property
     def _layout(self) -> Layout:
@@ -245,14 +283,14 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """Copies of h and c, each (1, B, H), unbatched (1, H); assign a pair of such arrays to set them."""
+        """Copies of h and c, each (L, B, H), unbatched (L, H); assign a pair of such arrays to set them."""
         batched = self.batch_size is not None
         layout = self._layout
         return layout.state_as_given(self._h.copy(), batched), layout.state_as_given(self._c.copy(), batched)
 
     @state.setter
     def state(self, value: Any) -> None:
-        h, c = self._layout.state(value, len(self._h), self.batch_size is not None, ("h", "c"))
+        h, c = self._layout.state(value, self._h.shape[1], self.batch_size is not None, ("h", "c"))
         if h is None or c is None:
             raise TypeError("state: expected a pair (h, c) of arrays, got None (reset() sets zeros)")
         self._h[...], self._c[...] = h.copy(), c.copy()
@@ -277,19 +315,17 @@ class Stream:
         """
         layout = self._layout
         array, batched = layout.sequence(x)
-        rows = len(self._h)
+        rows = self._h.shape[1]
         if batched != (self.batch_size is not None) or array.shape[1] != rows:
             T, B, I = array.shape
             given, expected = ((T, B, I) if batched else (T, I)), (T, rows, I)
             if self.batch_size is None:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
-        output = empty((len(array), rows, layout.hidden_size), layout.dtype)
-        h_n, c_n = np.empty_like(self._h), np.empty_like(self._c)
-        if rows:
-            args = (array, self._h, self._c, output, h_n, c_n, None, None)
-            self._core.forward(self._core.LSTM, get_num_threads(), None, self._packed, *args)
-        self._h[...], self._c[...] = h_n, c_n
+        states = (self._h, self._c)
+        output, self._h[...], self._c[...] = _network.infer(
+            self._core, layout, None, self._packs, array, *states, ALL_STEPS
+        )
         return layout.as_given(output, batched)
 
     def reset(self, mask: Any = None) -> None:
@@ -311,8 +347,8 @@ class Stream:
         rows = np.asarray(mask)
         if rows.dtype != np.bool_:
             raise TypeError(f"mask: expected bool, got {rows.dtype}")
-        _check.shape("mask", rows.shape, "(B,)", (len(self._h),))
-        self._h[rows], self._c[rows] = 0, 0
+        _check.shape("mask", rows.shape, "(B,)", (self._h.shape[1],))
+        self._h[:, rows], self._c[:, rows] = 0, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_stream, (self.engine, self.batch_size, self.state)

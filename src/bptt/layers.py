@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _backend, _check
+from . import _backend, _check, _network
 from ._check import Layout
-from ._memory import empty
 from ._settings import DEFAULTS, checked
-from ._threads import get_num_threads
 from .engine import Engine, State, infer
 from .parameters import Parameters, Weights, initialise, lstm_shapes, lstm_weights
 from .tape import Gradients, Tape
@@ -22,7 +20,7 @@ __all__ = ["LSTM"]
 
 
 class LSTM:
-    """Long short-term memory: one layer in one direction, with or without peepholes.
+    """Long short-term memory: stacked or not, in one or two directions, with or without peepholes.
 
     The positional arguments are those of ``torch.nn.LSTM``, in its order. A layer's settings are fixed once
     it is made; its weights change in place, through `parameters`.
@@ -32,15 +30,19 @@ class LSTM:
     input_size, hidden_size : int
         I (0 or more) and H (1 or more).
     num_layers : int
-        Only 1 is supported yet.
+        L; each layer runs on the output of the one below.
     bias : bool
         Whether there are the two bias vectors.
     batch_first : bool
-        Sequences are (B, T, ...) in place of (T, B, ...). States are (1, B, H) all the same.
+        Sequences are (B, T, ...) in place of (T, B, ...). States are (L*D, B, H) all the same.
     dropout : float
-        Between stacked layers; with one layer it does nothing and warns, as torch does.
-    bidirectional, proj_size
-        Only False and 0 are supported yet.
+        Probability with which an element of a layer's output is dropped on its way to the next layer, in
+        `forward` with an `rng`; with one layer it does nothing and warns, as torch does.
+    bidirectional : bool
+        Every layer also runs from the last step to the first (D is 2); its output stands beside the other's,
+        (T, B, 2H).
+    proj_size
+        Only 0 is supported yet.
     peephole : bool
         Input and forget gate see c_{t-1}, the output gate sees c_t, each through a weight of its own per
         unit.
@@ -57,7 +59,8 @@ class LSTM:
     parameters : Parameters
         Mapping from name to a writable array: ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H),
         ``bias_ih_l0`` and ``bias_hh_l0`` (4H,), ``weight_peephole_l0`` (3, H); gates in the order i, f, g,
-        o, peepholes i, f, o. They are views of ``parameters.flat``.
+        o, peepholes i, f, o; ``_l1`` and so on for further layers, whose I is D*H, and ``_reverse`` at the
+        end for the reverse direction. They are views of ``parameters.flat``.
 
     Raises
     ------
@@ -97,7 +100,7 @@ class LSTM:
     parameters: Parameters
     _layout: Layout
     _owner: object
-    _weights: Weights
+    _weights: list[Weights]
 
     def __init__(
         self,
@@ -122,15 +125,16 @@ class LSTM:
     ) -> None:
         given = dict(locals())
         settings = checked({name: given[name] for name in ("input_size", "hidden_size", *DEFAULTS)})
-        if settings["dropout"] > 0:
+        if settings["dropout"] > 0 and settings["num_layers"] == 1:
             text = (
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
                 f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}"
             )
             warnings.warn(text, UserWarning, stacklevel=2)
         I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
-        _check.fits("hidden_size", 4 * real.itemsize, H=H, **{"I+H+2": I + H + 2})
-        parameters = Parameters(lstm_shapes(I, H, settings["bias"], settings["peephole"]), real)
+        L, D = settings["num_layers"], 1 + settings["bidirectional"]
+        _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+2": max(I, D * H) + H + 2})
+        parameters = Parameters(lstm_shapes(I, H, settings["bias"], settings["peephole"], L, D), real)
         initialise(parameters, H**-0.5, seed)
         self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
 
@@ -148,8 +152,9 @@ class LSTM:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._layout = Layout(self.input_size, self.hidden_size, self.batch_first, self.dtype)
-        self._weights = lstm_weights(self.parameters)
+        L, D = self.num_layers, 1 + self.bidirectional
+        self._layout = Layout(self.input_size, self.hidden_size, self.batch_first, self.dtype, L, D)
+        self._weights = lstm_weights(self.parameters, L, D)
 
     def __repr__(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
@@ -160,7 +165,7 @@ class LSTM:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __call__(
-        self, x: Any, state: Any = None, *, lengths: None = None, resets: None = None
+        self, x: Any, state: Any = None, *, lengths: Any = None, resets: Any = None
     ) -> tuple[NDArray[Any], State]:
         """Run a sequence from a state, for inference: nothing is kept.
 
@@ -169,14 +174,18 @@ class LSTM:
         x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
             Inputs of the layer's dtype (a float64 layer takes float32 too). Any strides; never written.
         state : tuple of array_like, optional
-            h_0 and c_0, each (1, B, H), unbatched (1, H), also with `batch_first`. Zeros by default.
-        lengths, resets : None
-            Not supported yet.
+            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H), also with `batch_first`. Zeros by default.
+        lengths : array_like of int, (B,), optional
+            Steps of each row, 0 to T, in any order. Past them `x` is not read and the output is zero; the
+            state is that after the last of them, and the reverse direction starts there.
+        resets : array_like of bool, (T, B) in every layout, or (T,), optional
+            Where a row starts anew at step t, from the zero state: nothing crosses from t-1 to t, in either
+            direction.
 
         Returns
         -------
         output : ndarray
-            h_t of every step: (T, B, H), (B, T, H) or (T, H).
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
         (h_n, c_n) : tuple of ndarray
             The state after the last step, shaped like `state`.
 
@@ -194,18 +203,15 @@ class LSTM:
         >>> np.array_equal(np.concatenate([first, second]), layer(x)[0])
         True
         """
-        if lengths is not None or resets is not None:
-            _check.not_yet("lengths", lengths, None)
-            _check.not_yet("resets", resets, None)
-        return infer(_backend.core(), self._layout, self._weights, None, x, state)
+        return infer(_backend.core(), self._layout, self._weights, None, x, state, lengths, resets)
 
     def forward(
         self,
         x: Any,
         state: Any = None,
         *,
-        lengths: None = None,
-        resets: None = None,
+        lengths: Any = None,
+        resets: Any = None,
         recompute: None = None,
         rng: np.random.Generator | int | None = None,
     ) -> Tape:
@@ -213,13 +219,13 @@ class LSTM:
 
         Parameters
         ----------
-        x, state
+        x, state, lengths, resets
             As for a call of the layer. `x` is held without a copy where it needs no conversion: leave it as
             it is until the last `backward`.
-        lengths, resets, recompute : None
+        recompute : None
             Not supported yet.
         rng : numpy.random.Generator or int, optional
-            For dropouts and zoneout, of which a layer has none yet: not used.
+            For dropout; without one it is off. The same seed drops the same elements.
 
         Returns
         -------
@@ -238,20 +244,16 @@ class LSTM:
         >>> tape.output.shape
         (5, 2, 4)
         """
-        for name, value in (("lengths", lengths), ("resets", resets), ("recompute", recompute)):
-            _check.not_yet(name, value, None)
-        layout, core = self._layout, _backend.core()
+        _check.not_yet("recompute", recompute, None)
+        layout = self._layout
         x, batched = layout.sequence(x)
         T, B, _ = x.shape
-        H, dtype = self.hidden_size, self.dtype
         h_0, c_0 = layout.state(state, B, batched)
-        output, cells = empty((T, B, H), dtype), empty((T, B, H), dtype)
-        gates = empty((T, B, 4, H), dtype)
-        h_n, c_n = empty((B, H), dtype), empty((B, H), dtype)
-        if B:  # without rows there is nothing to fill, however many steps
-            arrays = (x, h_0, c_0, output, h_n, c_n, cells, gates)
-            core.forward(core.LSTM, get_num_threads(), self._weights, None, *arrays)
-        return Tape(self._owner, layout, batched, x, h_0, c_0, output, h_n, c_n, cells, gates)
+        spans = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
+        course = _network.course_of(*spans, T, B, layout.directions)
+        masks = _network.dropout_masks(layout, T, B, self.dropout, rng)
+        results = _network.forward(_backend.core(), layout, self._weights, x, h_0, c_0, masks, course)
+        return Tape(self._owner, layout, batched, *results)
 
     def backward(
         self,
@@ -310,25 +312,19 @@ class LSTM:
         _check.not_yet("step_clip", step_clip, None)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
-        layout, core = self._layout, _backend.core()
+        layout = self._layout
         batched, kept = tape.kept(self._owner, layout)
-        T, B, I = tape.input_shape
-        H, dtype = self.hidden_size, self.dtype
+        T, B, _ = kept.inputs[0].shape
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
-        d_x, parameters = empty((T, B, I), dtype), self.parameters.empty_like()
-        d_h_0, d_c_0 = empty((B, H), dtype), empty((B, H), dtype)
-        hidden = cells = None
-        if _check.flag("steps", steps):
-            hidden, cells = empty((T, B, H), dtype), empty((T, B, H), dtype)
-        if B:
-            given = (*kept, errors, d_h_n, d_c_n)
-            results = (d_x, d_h_0, d_c_0, lstm_weights(parameters), hidden, cells)
-            core.backward(core.LSTM, get_num_threads(), self._weights, *given, *results)
-        else:
+        parameters = self.parameters.empty_like()
+        d_weights = lstm_weights(parameters, layout.layers, layout.directions)
+        if not B:
             parameters.flat[...] = 0
+        wanted = _check.flag("steps", steps)
+        given = (self._weights, kept, errors, d_h_n, d_c_n, d_weights, wanted)
+        d_x, d_h_0, d_c_0, hidden, cells = _network.backward(_backend.core(), layout, *given)
         d_state = layout.state_as_given(d_h_0, batched), layout.state_as_given(d_c_0, batched)
-        hidden, cells = (None if array is None else array[None] for array in (hidden, cells))
         return Gradients(layout.as_given(d_x, batched), d_state, parameters, hidden, cells)
 
     def freeze(self, precision: str | None = None) -> Engine:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from . import _check
 from ._memory import empty
 
-__all__ = ["Parameters", "initialise", "lstm_shapes", "lstm_weights"]
+__all__ = ["Parameters", "initialise", "lstm_shapes", "lstm_weights", "suffixes"]
 
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Weights: TypeAlias = "tuple[NDArray[Any] | None, ...]"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-_LSTM = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_peephole_l0")
+_LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 _SYMBOLS = {"weight_ih": "(4*H, I)", "weight_hh": "(4*H, H)", "bias": "(4*H,)", "weight_peephole": "(3, H)"}
 
 
@@ -174,7 +174,14 @@ def _symbols(name: str) -> str:
     return "shape"
 
 
-def lstm_shapes(input_size: int, hidden_size: int, bias: bool, peephole: bool) -> Shapes:
+def suffixes(layers: int, directions: int) -> list[str]:
+    """Return what the names of each part's parameters end in, layer by layer: "_l0", "_l0_reverse", .."""
+    return [f"_l{layer}{way}" for layer in range(layers) for way in ("", "_reverse")[:directions]]
+
+
+def lstm_shapes(
+    input_size: int, hidden_size: int, bias: bool, peephole: bool, layers: int = 1, directions: int = 1
+) -> Shapes:
     """Return the names and shapes of an LSTM's parameters: those of torch.nn.LSTM, and the peepholes.
 
     Parameters
@@ -183,6 +190,8 @@ def lstm_shapes(input_size: int, hidden_size: int, bias: bool, peephole: bool) -
         I and H.
     bias, peephole : bool
         Whether there are biases and peephole weights.
+    layers, directions : int
+        L and D.
 
     Returns
     -------
@@ -190,17 +199,20 @@ def lstm_shapes(input_size: int, hidden_size: int, bias: bool, peephole: bool) -
         In the order in which the kernels take them; gates i, f, g, o, peepholes i, f, o.
     """
     H4 = 4 * hidden_size
-    shapes: Shapes = {"weight_ih_l0": (H4, input_size), "weight_hh_l0": (H4, hidden_size)}
-    if bias:
-        shapes |= {"bias_ih_l0": (H4,), "bias_hh_l0": (H4,)}
-    if peephole:
-        shapes["weight_peephole_l0"] = (3, hidden_size)
+    shapes: Shapes = {}
+    for n, end in enumerate(suffixes(layers, directions)):
+        width = input_size if n < directions else directions * hidden_size
+        shapes |= {f"weight_ih{end}": (H4, width), f"weight_hh{end}": (H4, hidden_size)}
+        if bias:
+            shapes |= {f"bias_ih{end}": (H4,), f"bias_hh{end}": (H4,)}
+        if peephole:
+            shapes[f"weight_peephole{end}"] = (3, hidden_size)
     return shapes
 
 
-def lstm_weights(parameters: Mapping[str, NDArray[Any]]) -> Weights:
-    """Return the arrays as the kernels take them: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole."""
-    return tuple(parameters.get(name) for name in _LSTM)
+def lstm_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
+    """Return what the kernels take of each part: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole."""
+    return [tuple(parameters.get(name + end) for name in _LSTM) for end in suffixes(layers, directions)]
 
 
 def initialise(parameters: Parameters, bound: float, seed: Any) -> None:

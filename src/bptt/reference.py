@@ -63,7 +63,12 @@ def sigmoid(z: Array) -> Array:
 
 
 def lstm_forward(
-    x: Array, h_0: Array, c_0: Array, weights: Mapping[str, Array]
+    x: Array,
+    h_0: Array,
+    c_0: Array,
+    weights: Mapping[str, Array],
+    lengths: Array | None = None,
+    resets: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """One LSTM layer in one direction over a whole sequence.
 
@@ -76,6 +81,10 @@ def lstm_forward(
     weights : mapping of str to ndarray
         ``weight_ih`` (4*H, I) and ``weight_hh`` (4*H, H), rows in the gate order i, f, g, o; with biases also
         ``bias_ih`` and ``bias_hh`` (4*H); with peepholes also ``weight_peephole`` (3, H), rows i, f, o.
+    lengths : ndarray of int, (B,), optional
+        Steps of each row. Past them `x` is not read, the state stays, and output, cells and gates are zero.
+    resets : ndarray of bool, (T, B), optional
+        Where a row starts anew at step t, from the zero state.
 
     Returns
     -------
@@ -123,17 +132,22 @@ def lstm_forward(
 
     with np.errstate(all="ignore"):
         for t in range(T):
-            z_i = b_i + x[t] @ W_ih_i.T + h @ W_hh_i.T + _peep(p_i, c)  # (L1)
-            z_f = b_f + x[t] @ W_ih_f.T + h @ W_hh_f.T + _peep(p_f, c)  # (L2)
-            z_g = b_g + x[t] @ W_ih_g.T + h @ W_hh_g.T  # (L3)
+            h_last, c_last, on = h, c, _valid(lengths, t, B)
+            h, c = _anew(resets, t, h), _anew(resets, t, c)
+            x_t = np.where(on, x[t], 0)
+            z_i = b_i + x_t @ W_ih_i.T + h @ W_hh_i.T + _peep(p_i, c)  # (L1)
+            z_f = b_f + x_t @ W_ih_f.T + h @ W_hh_f.T + _peep(p_f, c)  # (L2)
+            z_g = b_g + x_t @ W_ih_g.T + h @ W_hh_g.T  # (L3)
             i = sigmoid(z_i)  # (L4)
             f = sigmoid(z_f)  # (L5)
             g = np.tanh(z_g)  # (L6)
             c = f * c + i * g  # (L7)
-            z_o = b_o + x[t] @ W_ih_o.T + h @ W_hh_o.T + _peep(p_o, c)  # (L8)
+            z_o = b_o + x_t @ W_ih_o.T + h @ W_hh_o.T + _peep(p_o, c)  # (L8)
             o = sigmoid(z_o)  # (L9)
             h = o * np.tanh(c)  # (L10)
-            output[t], cells[t], gates[t] = h, c, np.stack([i, f, g, o], axis=1)
+            output[t], cells[t] = np.where(on, h, 0), np.where(on, c, 0)
+            gates[t] = np.where(on[:, :, None], np.stack([i, f, g, o], axis=1), 0)
+            h, c = np.where(on, h, h_last), np.where(on, c, c_last)
     return output, h, c, cells, gates
 
 
@@ -148,12 +162,14 @@ def lstm_backward(
     d_output: Array,
     d_h_n: Array,
     d_c_n: Array,
+    lengths: Array | None = None,
+    resets: Array | None = None,
 ) -> tuple[Array, Array, Array, dict[str, Array], Array, Array]:
     """Gradient of one LSTM layer: backpropagation through time over the whole sequence (Werbos 1990).
 
     Parameters
     ----------
-    x, h_0, c_0, weights
+    x, h_0, c_0, weights, lengths, resets
         What `lstm_forward` was given.
     output, cells, gates : ndarray
         What it returned: (T, B, H), (T, B, H) and (T, B, 4, H).
@@ -192,7 +208,7 @@ def lstm_backward(
     tape = {"x": x, "h_0": h_0, "c_0": c_0, "output": output, "cells": cells, "gates": gates}
     errors = {"d_output": d_output, "d_h_n": d_h_n, "d_c_n": d_c_n}
     sizes, dtype = _sizes_and_dtype(_LSTM_SHAPES, weights, **tape, **errors)
-    T, H = sizes["T"], sizes["H"]
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
     W_ih_i, W_ih_f, W_ih_g, W_ih_o = np.split(weights["weight_ih"], 4)
     W_hh_i, W_hh_f, W_hh_g, W_hh_o = np.split(weights["weight_hh"], 4)
     p_i, p_f, p_o = weights.get("weight_peephole", (None, None, None))
@@ -208,7 +224,10 @@ def lstm_backward(
             i, f, g, o = np.moveaxis(gates[t], 1, 0)
             c, tanh_c = cells[t], np.tanh(cells[t])
             h_prev, c_prev = (output[t - 1], cells[t - 1]) if t > 0 else (h_0, c_0)
-            dh = d_output[t] + dh_rec  # (L11)
+            h_prev, c_prev = _anew(resets, t, h_prev), _anew(resets, t, c_prev)
+            dh_after, dc_after, on = dh_rec, dc_rec, _valid(lengths, t, B)
+            x_t, dh_rec, dc_rec = np.where(on, x[t], 0), np.where(on, dh_rec, 0), np.where(on, dc_rec, 0)
+            dh = np.where(on, d_output[t], 0) + dh_rec  # (L11)
             dz_o = dh * tanh_c * o * (1 - o)  # (L12)
             dc = dc_rec + dh * o * (1 - tanh_c**2) + _peep(p_o, dz_o)  # (L13)
             dz_i = dc * g * i * (1 - i)  # (L14)
@@ -218,15 +237,27 @@ def lstm_backward(
             dh_rec = (dz_i @ W_hh_i + dz_f @ W_hh_f) + (dz_g @ W_hh_g + dz_o @ W_hh_o)  # (L18)
             dx[t] = (dz_i @ W_ih_i + dz_f @ W_ih_f) + (dz_g @ W_ih_g + dz_o @ W_ih_o)  # (L19)
             dz = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)
-            dW_ih += dz.T @ x[t]  # (L20)
+            dW_ih += dz.T @ x_t  # (L20)
             dW_hh += dz.T @ h_prev  # (L21)
             db += dz.sum(axis=0)  # (L22)
             dp += np.stack([dz_i * c_prev, dz_f * c_prev, dz_o * c]).sum(axis=1)  # (L23)
             d_hidden[t], d_cells[t] = dh, dc
+            dh_rec = np.where(on, _anew(resets, t, dh_rec), dh_after)
+            dc_rec = np.where(on, _anew(resets, t, dc_rec), dc_after)
 
     gradients = {"weight_ih": dW_ih, "weight_hh": dW_hh}
     gradients |= {"bias_ih": db, "bias_hh": db.copy(), "weight_peephole": dp}
     return dx, dh_rec, dc_rec, {name: gradients[name] for name in weights}, d_hidden, d_cells
+
+
+def _valid(lengths: Array | None, t: int, B: int) -> Array:
+    """Which rows have a step t, (B, 1)."""
+    return np.ones((B, 1), bool) if lengths is None else (t < lengths)[:, None]
+
+
+def _anew(resets: Array | None, t: int, state: Array) -> Array:
+    """State (B, H), or its gradient, that crosses from t-1 to t: zero where a row starts anew at t."""
+    return state if resets is None else np.where(resets[t][:, None], 0, state)
 
 
 def _peep(p: Array | None, value: Array) -> Array | float:

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ._check import Layout
+from ._network import Kept, in_order
 from .parameters import Parameters
 
 __all__ = ["Gradients", "Tape"]
@@ -29,41 +30,23 @@ class Tape:
     ((5, 2, 4), (1, 5, 2, 4), (1, 5, 2, 4, 4))
     """
 
-    __slots__ = (
-        "_batched",
-        "_c_0",
-        "_c_n",
-        "_cells",
-        "_gates",
-        "_h_0",
-        "_h_n",
-        "_layout",
-        "_output",
-        "_owner",
-        "_x",
-    )
+    __slots__ = ("_batched", "_c_n", "_h_n", "_kept", "_layout", "_output", "_owner")
 
     def __init__(
         self,
         owner: object,
         layout: Layout,
         batched: bool,
-        x: NDArray[Any],
-        h_0: NDArray[Any] | None,
-        c_0: NDArray[Any] | None,
         output: NDArray[Any],
         h_n: NDArray[Any],
         c_n: NDArray[Any],
-        cells: NDArray[Any],
-        gates: NDArray[Any],
+        kept: Kept,
     ) -> None:
         self._owner, self._layout, self._batched = owner, layout, batched
-        self._x, self._h_0, self._c_0 = x, h_0, c_0
-        self._output, self._h_n, self._c_n = output, h_n, c_n
-        self._cells, self._gates = cells, gates
+        self._output, self._h_n, self._c_n, self._kept = output, h_n, c_n, kept
 
-    def kept(self, owner: object, layout: Layout) -> tuple[bool, tuple[NDArray[Any] | None, ...]]:
-        """Return whether there is a batch axis, and x, h_0, c_0, output, cells, gates as kernels read them.
+    def kept(self, owner: object, layout: Layout) -> tuple[bool, Kept]:
+        """Return whether there is a batch axis, and what the backward pass needs.
 
         Raises
         ------
@@ -74,22 +57,16 @@ class Tape:
             raise ValueError("tape: made by another layer")
         if self._layout != layout:
             raise ValueError(f"tape: made for {self._layout}, the layer has {layout}")
-        return self._batched, (self._x, self._h_0, self._c_0, self._output, self._cells, self._gates)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """T, B, I; B is 1 when unbatched."""
-        T, B, I = self._x.shape
-        return T, B, I
+        return self._batched, self._kept
 
     @property
     def output(self) -> NDArray[Any]:
-        """h_t of every step in the shape that the layer returns: (T, B, H), (B, T, H) or (T, H)."""
+        """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H)."""
         return _read_only(self._layout.as_given(self._output, self._batched))
 
     @property
     def state(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """h_n and c_n after the last step, (1, B, H) or unbatched (1, H): the next call's initial state."""
+        """h_n and c_n after the last step, (L*D, B, H) or unbatched (L*D, H): where to go on."""
         h_n = self._layout.state_as_given(self._h_n, self._batched)
         c_n = self._layout.state_as_given(self._c_n, self._batched)
         return _read_only(h_n), _read_only(c_n)
@@ -97,20 +74,25 @@ class Tape:
     @property
     def hidden(self) -> NDArray[Any]:
         """h_t of every step, (L*D, T, B, H), in every layout; B is 1 when unbatched."""
-        return _read_only(self._output[None])
+        return self._ordered(self._kept.hidden)
 
     @property
     def cells(self) -> NDArray[Any]:
         """c_t of every step, (L*D, T, B, H)."""
-        return _read_only(self._cells[None])
+        return self._ordered(self._kept.cells)
 
     @property
     def gates(self) -> NDArray[Any]:
         """Activated gates of every step, (L*D, T, B, 4, H), in the order i, f, g, o."""
-        return _read_only(self._gates[None])
+        return self._ordered(self._kept.gates)
+
+    def _ordered(self, parts: NDArray[Any]) -> NDArray[Any]:
+        ordered = in_order(parts, self._layout.directions, self._kept.course)
+        assert ordered is not None
+        return _read_only(ordered)
 
     def __repr__(self) -> str:
-        T, B, H = self._output.shape
+        _, T, B, H = self._kept.hidden.shape
         return f"Tape(T={T}, B={B}, H={H}, {self._layout.dtype})"
 
 
@@ -129,12 +111,12 @@ class Gradients:
     input : ndarray
         Like the input of the forward pass: (T, B, I), (B, T, I) or (T, I).
     state : tuple of ndarray
-        d_h_0 and d_c_0, each (1, B, H) or unbatched (1, H).
+        d_h_0 and d_c_0, each (L*D, B, H) or unbatched (L*D, H).
     parameters : Parameters
         Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
     hidden, cells : ndarray or None
-        With ``steps=True``, (1, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself and
-        from all later steps. Else None.
+        With ``steps=True``, (L*D, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself
+        and from all later steps. Else None.
 
     Examples
     --------

@@ -1,0 +1,306 @@
+"""A stack of layers, each in one or two directions: which call of the core gets which arrays.
+
+Part n = l * D + d is direction d of layer l. The reverse direction runs forward over a sequence that is
+turned round, so its arrays are in the order in which it meets the steps. Rows of unequal length run longest
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._check import Layout, contiguous
+from ._memory import empty
+from ._threads import get_num_threads
+from .parameters import Weights
+
+__all__ = ["Course", "Kept", "backward", "course_of", "dropout_masks", "forward", "in_order", "infer"]
+
+Array: TypeAlias = "NDArray[Any]"
+
+
+class Course(NamedTuple):
+    """How rows go through time.
+
+    Attributes
+    ----------
+    order : ndarray of int, (B,), or None
+        Rows as they run, longest first; None: as they came.
+    lengths : ndarray of int64, (B,), or None
+        Steps of each row as they run, descending; None: all.
+    resets : tuple of ndarray of bool, (T, B), or None
+        Where rows start anew, for each direction as it meets the steps; None: nowhere.
+    mirror : ndarray of int, (T, B, 1), or None
+        The step that stands at each step once a row is turned round within its length; None: T - 1 - t.
+    """
+
+    order: Array | None = None
+    lengths: Array | None = None
+    resets: tuple[Array, ...] | None = None
+    mirror: Array | None = None
+
+    def of(self, direction: int) -> tuple[Array | None, Array | None]:
+        """Return lengths and resets as the kernels take them."""
+        return self.lengths, None if self.resets is None else self.resets[direction]
+
+    def sorted(self, array: Array | None) -> Array | None:
+        """Return (.., .., B, ..) rows on axis 1 as they run."""
+        if array is None or self.order is None:
+            return array
+        return np.take(array, self.order, 1)
+
+    def unsorted(self, array: Array, axis: int = 1) -> Array:
+        """Return rows as they came."""
+        if self.order is None:
+            return array
+        back = empty(array.shape, array.dtype)
+        back[(slice(None),) * axis + (self.order,)] = array
+        return back
+
+    def turned(self, x: Array, direction: int) -> Array:
+        """Return a sequence (T, B, N) as that direction meets it; for a second time, as it was."""
+        if not direction:
+            return x
+        if self.mirror is not None:
+            return np.take_along_axis(x, self.mirror, 0)
+        copy = empty(x.shape, x.dtype)
+        copy[...] = x[::-1]
+        return copy
+
+
+def course_of(lengths: Array | None, resets: Array | None, T: int, B: int, directions: int) -> Course:
+    """Return how rows go through time; lengths (B,) and resets (T, B) are in the order of the user's rows."""
+    if lengths is not None and (lengths == T).all():
+        lengths = None
+    order = mirror = None
+    if lengths is not None:
+        if (lengths[1:] > lengths[:-1]).any():
+            order = np.argsort(-lengths, kind="stable")
+            lengths = lengths[order]
+        if directions == 2:
+            t = np.arange(T)[:, None]
+            mirror = np.where(t < lengths, lengths - 1 - t, t)
+    both: tuple[Array, ...] | None = None
+    if resets is not None and resets.any():
+        ahead = np.ascontiguousarray(resets if order is None else resets[:, order])
+        both = (ahead,)
+        if directions == 2:  # no way from t to t-1 there: the reverse direction starts anew at t-1
+            back = np.zeros_like(ahead)
+            if T:
+                back[:-1] = ahead[1:]
+                last = np.full(B, T) if lengths is None else lengths
+                rows = np.flatnonzero(last > 0)
+                back[last[rows] - 1, rows] = False
+                back = back[::-1] if mirror is None else np.take_along_axis(back, mirror, 0)
+            both = (ahead, np.ascontiguousarray(back))
+    return Course(order, lengths, both, None if mirror is None else mirror[..., None])
+
+
+class Kept(NamedTuple):
+    """What a training forward pass keeps for the backward pass, each entry or first axis one part.
+
+    Attributes
+    ----------
+    inputs : list of ndarray, (T, B, I) or (T, B, D*H)
+    h_0, c_0 : ndarray, (L*D, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, H)
+    gates : ndarray, (L*D, T, B, 4, H)
+    masks : list of ndarray, (T, B, D*H)
+        What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
+    course : Course
+        Rows stand as they run.
+    """
+
+    inputs: list[Array]
+    h_0: Array | None
+    c_0: Array | None
+    hidden: Array
+    cells: Array
+    gates: Array
+    masks: list[Array]
+    course: Course
+
+
+def infer(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+) -> tuple[Array, Array, Array]:
+    """Run every part and keep nothing but the result.
+
+    Parameters
+    ----------
+    core : module
+        ``bptt._core`` or its twin.
+    layout : Layout
+    weights, packs : sequence
+        For each part its weights as the kernels take them, or what ``core.pack`` made of them; the other is
+        None.
+    x : ndarray, (T, B, I)
+    h_0, c_0 : ndarray, (L*D, B, H), or None
+    course : Course
+
+    Returns
+    -------
+    output : ndarray, (T, B, D*H)
+    h_n, c_n : ndarray, (L*D, B, H)
+    """
+    T, B, _ = x.shape
+    H, D, dtype = layout.hidden_size, layout.directions, layout.dtype
+    h_n, c_n = (empty((layout.parts, B, H), dtype) for _ in range(2))
+    if course.order is not None:
+        x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
+    for first in range(0, layout.parts, D):
+        outputs = []
+        for n in range(first, first + D):
+            a, output = course.turned(x, n - first), empty((T, B, H), dtype)
+            if B:  # without rows there is nothing to fill, however many steps
+                given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
+                results = (output, h_n[n], c_n[n], None, None)
+                core.forward(core.LSTM, get_num_threads(), *given, *results, *course.of(n - first))
+            outputs.append(output)
+        x = joined(outputs, course)
+    if course.order is None:
+        return x, h_n, c_n
+    return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
+
+
+def forward(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights],
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    masks: list[Array],
+    course: Course,
+) -> tuple[Array, Array, Array, Kept]:
+    """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
+    T, B, _ = x.shape
+    H, D, N, dtype = layout.hidden_size, layout.directions, layout.parts, layout.dtype
+    h_n, c_n = (empty((N, B, H), dtype) for _ in range(2))
+    hidden, cells = (empty((N, T, B, H), dtype) for _ in range(2))
+    gates = empty((N, T, B, 4, H), dtype)
+    inputs: list[Array] = []
+    if course.order is not None:
+        x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
+    for layer in range(layout.layers):
+        if layer and masks:
+            x = x * masks[layer - 1]
+        first = layer * D
+        for n in range(first, first + D):
+            inputs.append(course.turned(x, n - first))
+            if B:
+                given = (weights[n], None, inputs[n], at(h_0, n), at(c_0, n))
+                results = (hidden[n], h_n[n], c_n[n], cells[n], gates[n])
+                core.forward(core.LSTM, get_num_threads(), *given, *results, *course.of(n - first))
+        x = joined(list(hidden[first : first + D]), course)
+    kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, course)
+    return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n), kept
+
+
+def backward(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights],
+    kept: Kept,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    d_c_n: Array | None,
+    d_weights: Sequence[Weights],
+    steps: bool,
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    """Backpropagate through every part; fills `d_weights`.
+
+    Returns
+    -------
+    d_x : ndarray, (T, B, I)
+    d_h_0, d_c_0 : ndarray, (L*D, B, H)
+    d_hidden, d_cells : ndarray, (L*D, T, B, H), or None without `steps`
+    """
+    _, T, B, H = kept.hidden.shape
+    D, N, dtype, course = layout.directions, layout.parts, layout.dtype, kept.course
+    if course.order is not None and d_output is not None:
+        d_output = np.take(d_output, course.order, 1)
+    d_h_n, d_c_n = course.sorted(d_h_n), course.sorted(d_c_n)
+    d_h_0, d_c_0 = (empty((N, B, H), dtype) for _ in range(2))
+    d_hidden, d_cells = (empty((N, T, B, H), dtype) if steps else None for _ in range(2))
+    for layer in reversed(range(layout.layers)):
+        d_inputs = []
+        for d in range(D):
+            n = layer * D + d
+            errors = None if d_output is None else part_of(d_output, d, D, course)
+            d_x = empty(kept.inputs[n].shape, dtype)
+            if B:
+                tape = (at(kept.h_0, n), at(kept.c_0, n), kept.hidden[n], kept.cells[n], kept.gates[n])
+                given = (weights[n], kept.inputs[n], *tape, errors, at(d_h_n, n), at(d_c_n, n))
+                results = (d_x, d_h_0[n], d_c_0[n], d_weights[n], at(d_hidden, n), at(d_cells, n))
+                core.backward(core.LSTM, get_num_threads(), *given, *results, *course.of(d))
+            d_inputs.append(d_x)
+        d_output = d_inputs[0]
+        if D == 2:
+            d_output += course.turned(d_inputs[1], 1)
+        if layer and kept.masks:
+            d_output *= kept.masks[layer - 1]
+    assert d_output is not None
+    states = (course.unsorted(d_h_0), course.unsorted(d_c_0))
+    return course.unsorted(d_output), *states, in_order(d_hidden, D, course), in_order(d_cells, D, course)
+
+
+def dropout_masks(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> list[Array]:
+    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
+    if rng is None or not dropout or layout.layers == 1:
+        return []
+    generator = np.random.default_rng(rng)
+    shape = (T, B, layout.directions * layout.hidden_size)
+    masks = []
+    for _ in range(layout.layers - 1):
+        mask = empty(shape, layout.dtype)
+        mask[...] = generator.random(shape, np.float32) >= dropout
+        if dropout < 1:
+            mask /= 1 - dropout
+        masks.append(mask)
+    return masks
+
+
+def in_order(parts: Array | None, directions: int, course: Course) -> Array | None:
+    """Return (L*D, T, B, ...) arrays with time ascending in every part and rows as they came."""
+    if parts is None:
+        return None
+    if directions == 2:
+        T, B = parts.shape[1:3]
+        turned = [course.turned(part.reshape(T, B, -1), n % 2) for n, part in enumerate(parts)]
+        parts = np.stack(turned).reshape(parts.shape)
+    return course.unsorted(parts, 2)
+
+
+def at(parts: Array | None, n: int) -> Array | None:
+    return None if parts is None else parts[n]
+
+
+def joined(outputs: Sequence[Array], course: Course) -> Array:
+    """Return the outputs of all directions side by side, time ascending."""
+    if len(outputs) == 1:
+        return outputs[0]
+    ahead, back = outputs
+    T, B, H = ahead.shape
+    both = empty((T, B, 2 * H), ahead.dtype)
+    both[..., :H], both[..., H:] = ahead, course.turned(back, 1)
+    return both
+
+
+def part_of(d_output: Array, direction: int, directions: int, course: Course) -> Array:
+    """Return what the error (T, B, D*H) means for one direction, as that meets the steps: (T, B, H)."""
+    if directions == 1:
+        return d_output
+    H = d_output.shape[2] // 2
+    return contiguous(course.turned(d_output[..., direction * H :][..., :H], direction), d_output.dtype)
