@@ -1,4 +1,4 @@
-/* The LSTM backward through time.
+/* A cell backward through time.
  *
  * Time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18) fills dz; after it
  * dx and the gradients of the weights are products over the chunk's tokens while dz is still in cache. The tape is
@@ -10,60 +10,64 @@ typedef struct {
   plan plan;
   int64_t panels, x_panels; /* of weight_hh and weight_ih */
   int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
-  int64_t pitch;            /* from row to row of dz: 4H and a cache line, so that rows do not share cache sets */
-  REAL *hh;                 /* weight_hh in panels (pack.inc.h) */
-  REAL *ih;                 /* weight_ih in panels, when d_x is wanted */
-  REAL *peephole;           /* [blocks][i,f,o][LANES] or NULL */
-  REAL *dz;                 /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
-  REAL *dc;                 /* (B, H): dc_rec */
-  REAL *strip;              /* one packed panel of `depth` rows for each thread */
-  REAL *packed;             /* pack_gates() of all threads, SLACK apart */
-  REAL *zero;               /* (H) */
+  int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
+  REAL *hh; /* weight_hh in panels (pack.inc.h) */
+  REAL *ih; /* weight_ih in panels, when d_x is wanted */
+  REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
+  REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
+  REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */
+  REAL *strip; /* one packed panel of `depth` rows for each thread */
+  REAL *packed; /* pack_gates() of all threads, SLACK apart */
+  REAL *zero; /* (H) */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
 typedef struct {
   const NAME(backward_job) * job;
   int64_t t;
-  const REAL *dz_next;        /* (B, pitch) of step t+1, or NULL at the last step */
-  REAL *dz;                   /* (B, pitch) */
-  const REAL *c_prev;         /* rows c_pitch apart */
-  int64_t c_pitch;
+  const REAL *dz_next; /* (B, pitch) of step t+1, or NULL at the last step */
+  REAL *dz; /* (B, pitch) */
+  const REAL *c_prev; /* rows c_pitch apart */
+  const REAL *h_prev; /* rows h_pitch apart */
+  int64_t c_pitch, h_pitch;
 } NAME(backward_step);
 
 /* What the tape says of `lanes` units from `unit` of row b. */
-INLINE NAME(lstm_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
   const bptt_problem *p = s->job->p;
   int64_t H = p->H, row = s->t * p->B + b;
-  const REAL *gates = (const REAL *)p->gates + row * GATES * H + unit;
-  NAME(lstm_step) n;
-  n.i = vload_n(gates, lanes);
-  n.f = vload_n(gates + H, lanes);
-  n.g = vload_n(gates + 2 * H, lanes);
-  n.o = vload_n(gates + 3 * H, lanes);
-  n.c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
-  const REAL *c_prev = is_reset(p, s->t, b) ? s->job->zero : s->c_prev + b * s->c_pitch;
-  return NAME(lstm_cell_slopes)(&n, vload_n(c_prev + unit, lanes));
+  int reset = is_reset(p, s->t, b);
+  vec saved[4], c = {0}, c_prev = {0}, h = {0}, h_prev = {0};
+  UNROLL for (int n = 0; n < SAVED; n++) saved[n] =
+      vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
+  if (HAS_CELL_STATE) {
+    c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
+    c_prev = vload_n((reset ? s->job->zero : s->c_prev + b * s->c_pitch) + unit, lanes);
+  }
+  if (READS_H_PREV)
+    h_prev = vload_n((reset ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
+  if (READS_H)
+    h = vload_n((const REAL *)p->output + row * H + unit, lanes);
+  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, p->activation);
 }
 
 /* Step t of those units, given what flows back from step t+1. */
 INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes,
-                                const NAME(lstm_slopes) * slopes, vec dh_rec) {
+                                const NAME(cell_slopes) * slopes, vec dh_rec) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
   const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
-  REAL *dz = s->dz + b * job->pitch + unit, *dc = job->dc + b * H + unit;
+  REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
   vec dh = p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec; /* (L11) */
-  NAME(lstm_step_gradient) d = NAME(lstm_cell_backward)(slopes, dh, vload_n(dc, lanes), peephole);
-  vstore_n(dz, d.z_i, lanes);
-  vstore_n(dz + H, d.z_f, lanes);
-  vstore_n(dz + 2 * H, d.z_g, lanes);
-  vstore_n(dz + 3 * H, d.z_o, lanes);
-  vstore_n(dc, is_reset(p, s->t, b) ? (vec){0} : d.c_prev, lanes);
+  NAME(cell_gradient)
+  d = NAME(cell_backward)(slopes, dh, HAS_CELL_STATE || CARRIES_H ? vload_n(carry, lanes) : dh, peephole);
+  UNROLL for (int g = 0; g < GATES; g++) vstore_n(dz + g * H, d.z[g], lanes);
+  if (HAS_CELL_STATE || CARRIES_H)
+    vstore_n(carry, is_reset(p, s->t, b) ? (vec){0} : d.carry, lanes);
   if (p->d_hidden)
-    vstore_n((REAL *)p->d_hidden + at, dh, lanes);
-  if (p->d_cells)
+    vstore_n((REAL *)p->d_hidden + at, d.h, lanes);
+  if (HAS_CELL_STATE && p->d_cells)
     vstore_n((REAL *)p->d_cells + at, d.c, lanes);
 }
 
@@ -81,7 +85,7 @@ INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
 INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b, int64_t first) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  NAME(lstm_slopes) slopes[V];
+  NAME(cell_slopes) slopes[V];
   vec sum[V];
   UNROLL for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
@@ -89,7 +93,8 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
     sum[v] = s->dz_next ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
   }
   if (s->dz_next)
-    NAME(gate_sum_lone)(V, sum, p->H, s->dz_next + b * job->pitch, job->hh + first * GATES * p->H);
+    NAME(gate_sum_lone)(V, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H,
+                        job->hh + first * MATRIX_GATES * p->H);
   if (NAME(is_cut)(s, b)) {
     UNROLL for (int v = 0; v < V; v++) sum[v] = (vec){0};
   }
@@ -114,10 +119,12 @@ static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t
   const bptt_problem *p = s->job->p;
   int64_t H = p->H, units = min_i64(WIDE_VECS * LANES, H - first);
   for (int64_t row = s->t * p->B + b; rows-- > 0; row++, b++) {
-    const REAL *gates = (const REAL *)p->gates + row * GATES * H + first;
-    for (int g = 0; g < GATES; g++)
-      NAME(prefetch)(gates + g * H, units);
-    NAME(prefetch)(s->c_prev + b * s->c_pitch + first, units);
+    for (int n = 0; n < SAVED; n++)
+      NAME(prefetch)((const REAL *)p->gates + (row * SAVED + n) * H + first, units);
+    if (HAS_CELL_STATE)
+      NAME(prefetch)(s->c_prev + b * s->c_pitch + first, units);
+    if (READS_H_PREV)
+      NAME(prefetch)(s->h_prev + b * s->h_pitch + first, units);
     if (p->d_output)
       NAME(prefetch)((const REAL *)p->d_output + row * H + first, units);
   }
@@ -130,7 +137,8 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   if (s->dz_next) {
     NAME(prefetch_tape)(s, rows, b, first);
-    NAME(gate_sums)(rows, vecs, sum, p->H, s->dz_next + b * job->pitch, job->pitch, job->hh + first * GATES * p->H);
+    NAME(gate_sums)(rows, vecs, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H, job->pitch,
+                    job->hh + first * MATRIX_GATES * p->H);
   }
   for (int r = 0; r < rows; r++) {
     for (int v = 0; v < vecs; v++) {
@@ -140,10 +148,10 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
                    : s->dz_next           ? vload(sum + (r * vecs + v) * LANES)
                                           : NAME(final_gradient)(p, b + r, unit, lanes);
       if (lanes == LANES) {
-        NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
         NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
       } else {
-        NAME(lstm_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, lanes);
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, lanes);
         NAME(backward_unit)(s, b + r, unit, lanes, &slopes, dh_rec);
       }
     }
@@ -177,7 +185,7 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
     int64_t column = n * WIDE_VECS * LANES;
     for (int64_t b = 0; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
-      NAME(gate_sums)(block, vecs, sum, H, dz + b * job->pitch, job->pitch, weights + column * GATES * H);
+      NAME(gate_sums)(block, vecs, sum, H, dz + b * job->pitch, job->pitch, weights + column * MATRIX_GATES * H);
       for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
           vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),
@@ -186,9 +194,27 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
   }
 }
 
-/* db (L22) is the same for both biases: summed where one is wanted, copied at the end where both are. */
-static REAL *NAME(bias_gradient)(const bptt_problem *p) {
-  return p->d_bias_ih ? p->d_bias_ih : p->d_bias_hh;
+/* Sums that stand side by side in dz and belong to the same rows of the parameters: to weight_ih alone, to both
+ * matrices, to weight_hh alone. A block of rows is H of them; -1: none. */
+typedef struct {
+  int first, count, ih, hh;
+} NAME(segment);
+
+static const NAME(segment) NAME(segments)[] = {
+#if GATES > MATRIX_GATES
+    {0, HH_FIRST, 2, -1},
+    {HH_FIRST, MATRIX_GATES - HH_FIRST, 0, 0},
+    {MATRIX_GATES, HH_FIRST, -1, 2},
+#else
+    {0, GATES, 0, 0},
+#endif
+};
+
+enum { NAME(SEGMENTS) = sizeof(NAME(segments)) / sizeof(NAME(segments)[0]) };
+
+/* The gradients of both biases are the same where a segment belongs to both: summed once, copied at the end. (L22) */
+INLINE REAL *NAME(bias_rows)(REAL *bias, int block, int64_t H) {
+  return bias && block >= 0 ? bias + block * H : NULL;
 }
 
 /* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. */
@@ -209,10 +235,10 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
     int anew = is_reset(p, t, b);
     rows->dz[n] = dz;
     rows->x[n] = (const REAL *)p->x + token * p->I;
-    rows->c[n] = (const REAL *)p->cells + token * H;
+    rows->c[n] = HAS_CELL_STATE ? (const REAL *)p->cells + token * H : job->zero;
     if (t && !anew) {
       rows->h_prev[n] = (const REAL *)p->output + (token - B) * H;
-      rows->c_prev[n] = rows->c[n] - B * H;
+      rows->c_prev[n] = HAS_CELL_STATE ? rows->c[n] - B * H : job->zero;
     } else {
       rows->h_prev[n] = !anew && p->h_0 ? (const REAL *)p->h_0 + b * H : job->zero;
       rows->c_prev[n] = !anew && p->c_0 ? (const REAL *)p->c_0 + b * H : job->zero;
@@ -239,14 +265,35 @@ static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int
   }
 }
 
+/* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
+static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment, const bptt_team *team,
+                                   int rank, const NAME(token_rows) * rows, int fresh) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, I = p->I, offset = segment->first * H;
+  range gates = share(segment->count * H, rank, team->size);
+  REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
+  /* By the share of all gates, not of this segment: another thread may be at another one. */
+  REAL *packed = job->packed + share(GATES * H, rank, team->size).begin * job->depth + rank * SLACK;
+  REAL *b_ih = NAME(bias_rows)(p->d_bias_ih, segment->ih, H), *b_hh = NAME(bias_rows)(p->d_bias_hh, segment->hh, H);
+  if (p->d_weight_hh) {
+    NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
+    if (segment->hh >= 0)
+      NAME(outer_product)((REAL *)p->d_weight_hh + segment->hh * H * H, H, gates, fresh, packed, rows->count,
+                          rows->h_prev, strip);
+    if (segment->ih >= 0 && p->d_weight_ih)
+      NAME(outer_product)((REAL *)p->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
+                          strip);
+  }
+  if (b_ih || b_hh)
+    NAME(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
+}
+
 /* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
                                  int64_t steps, int fresh) {
   const bptt_problem *p = job->p;
-  int64_t H = p->H, I = p->I, tokens = steps * p->B;
-  range gates = share(GATES * H, rank, team->size), units = share(H, rank, team->size);
-  REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
-  REAL *packed = job->packed + gates.begin * job->depth + rank * SLACK;
+  int64_t H = p->H, tokens = steps * p->B;
+  range units = share(H, rank, team->size);
   NAME(token_rows) rows;
   if (p->d_x) {
     range own = share(tokens, rank, team->size);
@@ -255,14 +302,8 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
   for (int64_t end = tokens; end > 0; fresh = 0) {
     int64_t begin = max_i64(0, end - job->depth);
     NAME(list_tokens)(job, &rows, job->dz + begin * job->pitch, t0 * p->B + begin, end - begin);
-    if (p->d_weight_hh) {
-      NAME(pack_gates)(packed, gates, rows.dz, rows.count);
-      NAME(outer_product)(p->d_weight_hh, H, gates, fresh, packed, rows.count, rows.h_prev, strip);
-      if (p->d_weight_ih)
-        NAME(outer_product)(p->d_weight_ih, I, gates, fresh, packed, rows.count, rows.x, strip);
-    }
-    if (p->d_bias_ih || p->d_bias_hh)
-      NAME(column_sum)(NAME(bias_gradient)(p), gates, fresh, rows.dz, 0, rows.count, NULL);
+    for (int n = 0; n < NAME(SEGMENTS); n++)
+      NAME(segment_products)(job, &NAME(segments)[n], team, rank, &rows, fresh);
     if (p->d_weight_peephole) { /* (L23) */
       REAL *dp = p->d_weight_peephole;
       NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
@@ -291,12 +332,18 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
                                  range rows, range panels) {
   const bptt_problem *p = job->p;
   int64_t state = p->B * p->H, slot = p->B * job->pitch, active = 0;
-  double flops = 8.0 * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
+  double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
   for (int64_t t = t1; t-- > t0;) {
     NAME(backward_step) s = {.job = job, .t = t, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
     const REAL *dz_next = t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
-    s.c_prev = t ? (const REAL *)p->cells + (t - 1) * state : p->c_0;
-    if (!t && !p->c_0) {
+    s.h_pitch = p->H;
+    s.h_prev = t ? (const REAL *)p->output + (t - 1) * state : p->h_0;
+    if (!s.h_prev) {
+      s.h_prev = job->zero;
+      s.h_pitch = 0;
+    }
+    s.c_prev = !HAS_CELL_STATE ? NULL : t ? (const REAL *)p->cells + (t - 1) * state : p->c_0;
+    if (!s.c_prev) {
       s.c_prev = job->zero;
       s.c_pitch = 0;
     }
@@ -322,9 +369,9 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
 static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
   int64_t H = p->H;
-  NAME(pack_wide)(job->hh, p->weight_hh, GATES * H, H, share(job->panels, rank, team->size));
+  NAME(pack_wide)(job->hh, p->weight_hh, H, H, share(job->panels, rank, team->size), NAME(hh_rows));
   if (p->d_x)
-    NAME(pack_wide)(job->ih, p->weight_ih, GATES * H, p->I, share(job->x_panels, rank, team->size));
+    NAME(pack_wide)(job->ih, p->weight_ih, H, p->I, share(job->x_panels, rank, team->size), NAME(ih_rows));
   if (job->peephole)
     NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
@@ -337,8 +384,10 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
   int64_t H = p->H, at = rows.begin * H, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
   if (p->d_h_0) {
     REAL *d_h_0 = p->d_h_0;
-    NAME(dz_product)(job, job->hh, H, share(job->panels, 0, 1), job->dz + rows.begin * job->pitch, valid - rows.begin,
-                     d_h_0 + at);
+    NAME(dz_product)(job, job->hh, H, share(job->panels, 0, 1), job->dz + rows.begin * job->pitch + HH_FIRST * H,
+                     valid - rows.begin, d_h_0 + at);
+    for (int64_t n = rows.begin * H; CARRIES_H && n < valid * H; n++)
+      d_h_0[n] += job->carry[n];
     for (int64_t b = rows.begin; b < rows.end; b++)
       if (b >= valid && p->d_h_n)
         memcpy(d_h_0 + b * H, (const REAL *)p->d_h_n + b * H, row_bytes);
@@ -346,22 +395,29 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
         memset(d_h_0 + b * H, 0, row_bytes);
   }
   if (p->d_c_0 && bytes)
-    memcpy((REAL *)p->d_c_0 + at, job->dc + at, bytes);
+    memcpy((REAL *)p->d_c_0 + at, job->carry + at, bytes);
   if (rank)
     return;
-  size_t rows4 = (size_t)(GATES * p->H) * sizeof(REAL);
+  size_t gate_rows = (size_t)(MATRIX_GATES * p->H) * sizeof(REAL);
   if (p->T * p->B == 0) {
     if (p->d_weight_hh)
-      memset(p->d_weight_hh, 0, rows4 * (size_t)p->H);
+      memset(p->d_weight_hh, 0, gate_rows * (size_t)p->H);
     if (p->d_weight_ih && p->I)
-      memset(p->d_weight_ih, 0, rows4 * (size_t)p->I);
-    if (p->d_bias_ih || p->d_bias_hh)
-      memset(NAME(bias_gradient)(p), 0, rows4);
+      memset(p->d_weight_ih, 0, gate_rows * (size_t)p->I);
+    if (p->d_bias_ih)
+      memset(p->d_bias_ih, 0, gate_rows);
+    if (p->d_bias_hh)
+      memset(p->d_bias_hh, 0, gate_rows);
     if (p->d_weight_peephole)
-      memset(p->d_weight_peephole, 0, rows4 / GATES * 3);
+      memset(p->d_weight_peephole, 0, 3 * row_bytes);
+    return;
   }
-  if (p->d_bias_ih && p->d_bias_hh)
-    memcpy(p->d_bias_hh, p->d_bias_ih, rows4);
+  for (int n = 0; n < NAME(SEGMENTS); n++) {
+    const NAME(segment) *segment = &NAME(segments)[n];
+    REAL *b_ih = NAME(bias_rows)(p->d_bias_ih, segment->ih, H), *b_hh = NAME(bias_rows)(p->d_bias_hh, segment->hh, H);
+    if (b_ih && b_hh)
+      memcpy(b_hh, b_ih, (size_t)segment->count * row_bytes);
+  }
 }
 
 static void NAME(backward_member)(const void *context, bptt_team *team, int rank) {
@@ -373,9 +429,10 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range mine = share(p->B * p->H, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
   if (p->d_c_n)
-    memcpy(job->dc + mine.begin, (const REAL *)p->d_c_n + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+    memcpy(job->carry + mine.begin, (const REAL *)p->d_c_n + mine.begin,
+           (size_t)(mine.end - mine.begin) * sizeof(REAL));
   else
-    memset(job->dc + mine.begin, 0, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+    memset(job->carry + mine.begin, 0, (size_t)(mine.end - mine.begin) * sizeof(REAL));
   NAME(pack_backward)(job, team, rank);
   if (bptt_team_wait(team, rank))
     return;
@@ -389,7 +446,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,
              (size_t)(carry.end - carry.begin) * sizeof(REAL));
     }
-    double flops = 16.0 * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
+    double flops = 4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
     bptt_team_progress(team, rank, flops);
     if (bptt_team_wait(team, rank))
       return;
@@ -400,16 +457,16 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
 static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p};
   int64_t H = p->H, real = (int64_t)sizeof(REAL);
-  job.plan = plan_backward(p, LANES, sizeof(REAL), WIDE_ROWS);
+  job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(wide_panels)(H);
   job.x_panels = NAME(wide_panels)(p->I);
   job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
   job.pitch = GATES * H + ARENA_ALIGN / real;
-  job.hh = arena_take(a, job.panels * WIDE_VECS * LANES * GATES, H * real);
-  job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * GATES, H * real) : NULL;
+  job.hh = arena_take(a, job.panels * WIDE_VECS * LANES * MATRIX_GATES, H * real);
+  job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * MATRIX_GATES, H * real) : NULL;
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
-  job.dc = arena_take(a, p->B * H, real);
+  job.carry = arena_take(a, p->B * H, real);
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed = arena_take(a, GATES * H * job.depth + (int64_t)job.plan.threads * SLACK, real);
   job.zero = arena_take(a, H, real);

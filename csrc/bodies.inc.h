@@ -1,13 +1,13 @@
-/* The kernel bodies of one (ISA, dtype) pair, in the order in which they build on one another. */
+/* The kernel bodies of one cell for one (ISA, dtype) pair, in the order in which they build on one another. */
 #include "vec.inc.h"
 
 #include "act.inc.h"
 
 #include "gemm.inc.h"
 
-#include "pack.inc.h"
+#include CELL_FILE
 
-#include "cell_lstm.inc.h"
+#include "pack.inc.h"
 
 #include "forward.inc.h"
 

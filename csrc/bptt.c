@@ -19,8 +19,9 @@ static bptt_status check_sizes(const bptt_problem *p) {
     return BPTT_BAD_SIZE;
   if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
     return BPTT_BAD_SIZE;
-  if (p->cell != BPTT_LSTM || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 || p->variant < 0 ||
-      p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
+  if (p->cell < 0 || p->cell >= BPTT_CELLS || p->activation < 0 || p->activation > BPTT_IDENTITY ||
+      (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 || p->variant < 0 || p->split < 0 ||
+      p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }
@@ -31,7 +32,7 @@ static int has_weights(const bptt_problem *p) {
 
 static const bptt_kernels *kernels_for(const bptt_problem *p) {
   const bptt_variant *variant = p->variant ? bptt_usable_variant(p->variant - 1) : bptt_dispatch();
-  return variant ? &variant->kernels[p->dtype] : NULL;
+  return variant ? &variant->kernels[p->cell][p->dtype] : NULL;
 }
 
 /* Everything but the size of the workspace, which the kernels check on the plan that they make anyway. */
@@ -42,11 +43,17 @@ static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels *
   int64_t tokens = p->T * p->B;
   if (!(op == BPTT_FORWARD && p->packed) && !has_weights(p))
     return BPTT_BAD_ARGUMENT;
-  if (op != BPTT_PACK && ((!p->x && tokens && p->I) || (!p->output && tokens) || !p->cells != !p->gates))
+  if (op != BPTT_PACK && ((!p->x && tokens && p->I) || (!p->output && tokens)))
     return BPTT_BAD_ARGUMENT;
-  if (op == BPTT_FORWARD && (!p->h_n || !p->c_n) && p->B)
+  int lstm = p->cell == BPTT_LSTM;
+  if (lstm ? !p->cells != !p->gates
+           : p->c_0 || p->c_n || p->cells || p->d_c_n || p->d_c_0 || p->d_cells || p->weight_peephole)
     return BPTT_BAD_ARGUMENT;
-  if (op == BPTT_BACKWARD && ((!p->gates && tokens) || (p->d_weight_ih && !p->d_weight_hh)))
+  if (p->cell == BPTT_RNN ? !!p->gates : p->activation)
+    return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_FORWARD && (!p->h_n || (lstm && !p->c_n)) && p->B)
+    return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_BACKWARD && ((!p->gates && tokens && p->cell != BPTT_RNN) || (p->d_weight_ih && !p->d_weight_hh)))
     return BPTT_BAD_ARGUMENT;
   if (op != BPTT_PACK && p->lengths)
     for (int64_t b = 0; b < p->B; b++)

@@ -2,7 +2,9 @@
  *
  * The library never allocates, prints, exits or keeps state between calls (but for the active variant and the
  * threads that OpenMP holds). All memory is the caller's; every array is C-contiguous with elements of `dtype`.
- * Shapes use T steps, B batch rows, I inputs, H hidden units; gates stand in the order i,f,g,o.
+ * Shapes use T steps, B batch rows, I inputs, H hidden units, G gates: 4 for the LSTM, in the order i,f,g,o; 3 for the
+ * GRU, r,z,n, whose reset gate acts after the product; 1 for the RNN. Only the LSTM has a cell state: for the others
+ * c_0, c_n, cells, d_c_n, d_c_0, d_cells and the peepholes are NULL.
  * NULL is allowed exactly where a comment says so. Errors come back as a status, never by any other way.
  */
 #ifndef BPTT_H
@@ -24,7 +26,9 @@ typedef enum {
 } bptt_status;
 
 typedef enum { BPTT_F32 = 0, BPTT_F64 = 1 } bptt_dtype;
-typedef enum { BPTT_LSTM = 0 } bptt_cell;
+enum { BPTT_CELLS = 3 };
+typedef enum { BPTT_LSTM = 0, BPTT_GRU = 1, BPTT_RNN = 2 } bptt_cell;
+typedef enum { BPTT_TANH = 0, BPTT_RELU = 1, BPTT_IDENTITY = 2 } bptt_activation; /* of the RNN */
 /* How the threads of a call divide the work of the time loop, and whether the input product runs ahead of it. The
  * cost model chooses (0); tests and benchmarks may insist. The bits of the results are the same for all. */
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
@@ -40,12 +44,13 @@ typedef struct {
   int32_t variant; /* 0: the active variant; else 1 + the rank of another one (for weights packed for it) */
   int32_t split;   /* bptt_split */
   int32_t hoist;   /* bptt_hoist */
+  int32_t activation; /* bptt_activation; of the RNN, else 0 */
 
   /* Parameters, all in. */
-  const void *weight_ih;       /* (4H, I) */
-  const void *weight_hh;       /* (4H, H) */
-  const void *bias_ih;         /* (4H) or NULL */
-  const void *bias_hh;         /* (4H) or NULL */
+  const void *weight_ih;       /* (G*H, I) */
+  const void *weight_hh;       /* (G*H, H) */
+  const void *bias_ih;         /* (G*H) or NULL */
+  const void *bias_hh;         /* (G*H) or NULL */
   const void *weight_peephole; /* (3, H) rows i,f,o, or NULL */
   const void *packed;          /* what bptt_pack() wrote, or NULL: packed anew; forward only. When given, the
                                   five pointers above are read only for being NULL or not. */
@@ -58,7 +63,7 @@ typedef struct {
   void *h_n;       /* (B, H) out; may be the same array as h_0 */
   void *c_n;       /* (B, H) out; may be the same array as c_0 */
   void *cells;     /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
-  void *gates;     /* (T, B, 4, H) activated i,f,g,o: as cells */
+  void *gates;     /* (T, B, 4, H) activated i,f,g,o, or r,z,n and the recurrence's part of n: as cells; NULL: RNN */
 
   /* Sequences of unequal length, and beginnings inside a sequence; in, for both passes. */
   const int64_t *lengths; /* (B) steps of each row, 0..T, descending; or NULL: T for all. What x and d_output hold past
@@ -74,10 +79,10 @@ typedef struct {
   void *d_x; /* (T, B, I) out, or NULL when not wanted */
   void *d_h_0; /* (B, H) out, or NULL */
   void *d_c_0; /* (B, H) out, or NULL */
-  void *d_weight_ih; /* (4H, I) out, or NULL with d_weight_hh */
-  void *d_weight_hh; /* (4H, H) out */
-  void *d_bias_ih; /* (4H) out, or NULL */
-  void *d_bias_hh; /* (4H) out, or NULL */
+  void *d_weight_ih; /* (G*H, I) out, or NULL with d_weight_hh */
+  void *d_weight_hh; /* (G*H, H) out */
+  void *d_bias_ih; /* (G*H) out, or NULL */
+  void *d_bias_hh; /* (G*H) out, or NULL */
   void *d_weight_peephole; /* (3, H) out, or NULL */
   void *d_hidden; /* (T, B, H) out: the gradient that reaches h_t; or NULL */
   void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */

@@ -1,5 +1,17 @@
 /* The LSTM cell on registers: the pointwise half of a step, forward and backward. Tags: docs/math.md. */
 
+#ifndef CELL_GATES
+#define CELL_GATES
+#define GATES 4                 /* sums that a unit has: i, f, g, o */
+#define MATRIX_GATES 4          /* of which each of weight_ih and weight_hh feeds so many: the first, the last ones */
+#define SAVED 4                 /* vectors of gates on the tape */
+#define IH_ROWS {0, 1, 2, 3}    /* block of rows of weight_ih that feeds each sum */
+#define HAS_CELL_STATE 1        /* c, whose gradient is carried from step to step */
+#define CARRIES_H 0             /* part of the gradient at h that goes past weight_hh */
+#define READS_H_PREV 0          /* the pointwise half needs h_{t-1} */
+#define READS_H 0               /* the backward pass needs h_t */
+#endif
+
 /* Gates and cell state of LANES hidden units of one row. */
 typedef struct {
   vec i, f, g, o, c;
@@ -23,8 +35,17 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
   return s;
 }
 
-INLINE vec NAME(lstm_hidden)(vec o, vec c) {
-  return o * vtanh(c); /* (L10) */
+/* From pre-activations to gates (for the tape) and cell state; leaves in z what cell_leave() needs. */
+INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, int activation) {
+  (void)h_prev, (void)activation;
+  NAME(lstm_step) s = NAME(lstm_cell)(z, *c, p);
+  saved[0] = s.i, saved[1] = s.f, saved[2] = s.g, saved[3] = s.o;
+  z[0] = s.o;
+  z[1] = *c = s.c;
+}
+
+INLINE vec NAME(cell_leave)(const vec z[GATES]) {
+  return z[0] * vtanh(z[1]); /* (L10) */
 }
 
 /* What a step's gradients are multiplied by: known from the tape alone, so that a lone row can compute it while the
@@ -32,39 +53,42 @@ INLINE vec NAME(lstm_hidden)(vec o, vec c) {
 typedef struct {
   vec z_i, z_f, z_g, z_o; /* dz_i / dc, dz_f / dc, dz_g / dc, dz_o / dh */
   vec c, f;               /* dc / dh without peephole, dc_{t-1} / dc without peepholes */
-} NAME(lstm_slopes);
+} NAME(cell_slopes);
 
-INLINE NAME(lstm_slopes) NAME(lstm_cell_slopes)(const NAME(lstm_step) * s, vec c_prev) {
-  NAME(lstm_slopes) d;
-  const vec one = vset1(1);
-  vec tanh_c = vtanh(s->c);
-  d.z_o = tanh_c * (s->o * (one - s->o));   /* (L12) */
-  d.c = s->o * vfma(-tanh_c, tanh_c, one);  /* (L13) */
-  d.z_i = s->g * (s->i * (one - s->i));     /* (L14) */
-  d.z_f = c_prev * (s->f * (one - s->f));   /* (L15) */
-  d.z_g = s->i * vfma(-s->g, s->g, one);    /* (L16) */
-  d.f = s->f;                               /* (L17) */
+INLINE NAME(cell_slopes)
+    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, int activation) {
+  (void)h, (void)h_prev, (void)activation;
+  NAME(cell_slopes) d;
+  const vec one = vset1(1), i = saved[0], f = saved[1], g = saved[2], o = saved[3];
+  vec tanh_c = vtanh(c);
+  d.z_o = tanh_c * (o * (one - o));        /* (L12) */
+  d.c = o * vfma(-tanh_c, tanh_c, one);    /* (L13) */
+  d.z_i = g * (i * (one - i));             /* (L14) */
+  d.z_f = c_prev * (f * (one - f));        /* (L15) */
+  d.z_g = i * vfma(-g, g, one);            /* (L16) */
+  d.f = f;                                 /* (L17) */
   return d;
 }
 
-/* Gradients at the pre-activations, and at c_t and c_{t-1}, of LANES hidden units of one row. */
+/* Gradients of LANES hidden units of one row: at the pre-activations, at h_t and c_t, and what step t-1 gets apart from
+ * the product with weight_hh. */
 typedef struct {
-  vec z_i, z_f, z_g, z_o, c, c_prev;
-} NAME(lstm_step_gradient);
+  vec z[GATES], h, c, carry;
+} NAME(cell_gradient);
 
-/* dh: gradient that reaches h_t (L11); dc_rec: what comes from step t+1. */
-INLINE NAME(lstm_step_gradient)
-    NAME(lstm_cell_backward)(const NAME(lstm_slopes) * s, vec dh, vec dc_rec, const REAL *p) {
-  NAME(lstm_step_gradient) d;
-  d.z_o = dh * s->z_o;                            /* (L12) */
-  d.c = vfma(dh, s->c, dc_rec);                   /* (L13) */
+/* dh: gradient that reaches h_t (L11); carry: what comes from step t+1 for c_t. */
+INLINE NAME(cell_gradient) NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p) {
+  NAME(cell_gradient) d;
+  vec z_o = dh * s->z_o;                        /* (L12) */
+  vec c = vfma(dh, s->c, carry);                /* (L13) */
   if (p)
-    d.c = vfma(vload(p + 2 * LANES), d.z_o, d.c); /* (L13) */
-  d.z_i = d.c * s->z_i;                           /* (L14) */
-  d.z_f = d.c * s->z_f;                           /* (L15) */
-  d.z_g = d.c * s->z_g;                           /* (L16) */
-  d.c_prev = d.c * s->f;                          /* (L17) */
+    c = vfma(vload(p + 2 * LANES), z_o, c);     /* (L13) */
+  vec z_i = c * s->z_i;                         /* (L14) */
+  vec z_f = c * s->z_f;                         /* (L15) */
+  d.z[2] = c * s->z_g;                          /* (L16) */
+  d.carry = c * s->f;                           /* (L17) */
   if (p)
-    d.c_prev = vfma(vload(p + LANES), d.z_f, vfma(vload(p), d.z_i, d.c_prev)); /* (L17) */
+    d.carry = vfma(vload(p + LANES), z_f, vfma(vload(p), z_i, d.carry)); /* (L17) */
+  d.z[0] = z_i, d.z[1] = z_f, d.z[3] = z_o, d.h = dh, d.c = c;
   return d;
 }

@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
   const char *name;
-  bptt_kernels kernels[2]; /* by bptt_dtype */
+  const bptt_kernels *kernels[BPTT_CELLS]; /* by bptt_cell, each two by bptt_dtype */
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
 } bptt_variant;
 

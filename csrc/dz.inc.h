@@ -1,9 +1,9 @@
-/* Products with dz, the gradients at the pre-activations: against panels of weights (L18) (L19), and over tokens, for
- * the gradients of the parameters (L20)-(L23). */
+/* Products with dz, the gradients at the pre-activations: against panels of weights (L18) (L19) (G15) (G16) (R5) (R6),
+ * and over tokens, for the gradients of the parameters (L20) to (L23), (G17) to (G20), (R7) to (R9). */
 
-/* (L18) (L19): dz against a panel is ((i + f) + (g + o)), each a chain over the units of one gate. Four short chains:
- * a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate for a block of rows, so that
- * a quarter of the panel stays in L2 while the rows pass by.
+/* (L18) (L19): dz against a panel is ((i + f) + (g + o)), each a chain over the units of one gate; for three gates
+ * ((r + z) + n). Short chains: a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate
+ * for a block of rows, so that a quarter of the panel stays in L2 while the rows pass by.
  *
  * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
 #define ROW_BLOCK (8 * WIDE_ROWS)
@@ -15,7 +15,7 @@ INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const 
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
   }
-  NAME(tile_product)(R, V, acc, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
+  NAME(tile_product)(R, V, acc, 0, V, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
 #define EACH(statement)                                                                                                \
   UNROLL for (int r = 0; r < R; r++) {                                                                                 \
     UNROLL for (int v = 0; v < V; v++) {                                                                               \
@@ -26,7 +26,7 @@ INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const 
   }
   if (gate == 0) {
     EACH(vstore(i, acc[r][v]))
-  } else if (gate == 1) {
+  } else if (gate == 1 || MATRIX_GATES == 3) {
     EACH(vstore(i, vload(i) + acc[r][v]))
   } else if (gate == 2) {
     EACH(vstore(g, acc[r][v]))
@@ -38,12 +38,14 @@ INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const 
 
 /* The four gates of one row side by side. */
 INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
-  vec acc[GATES][V];
-  UNROLL for (int g = 0; g < GATES; g++) {
+  vec acc[4][V];
+  UNROLL for (int g = 0; g < MATRIX_GATES; g++) {
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
   }
-  NAME(lone_product)(GATES, V, acc, H, dz, H, panel, H * V * LANES);
-  UNROLL for (int v = 0; v < V; v++) sum[v] = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
+  NAME(lone_product)(MATRIX_GATES, V, acc, 0, V, H, dz, H, panel, H * V * LANES);
+  UNROLL for (int v = 0; v < V; v++) sum[v] = MATRIX_GATES == 4   ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v])
+                                              : MATRIX_GATES == 3 ? (acc[0][v] + acc[1][v]) + acc[2][v]
+                                                                  : acc[0][v];
 }
 
 /* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
@@ -59,7 +61,7 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const RE
       vstore(sum + v * LANES, lone[v]);
     return;
   }
-  for (int gate = 0; gate < GATES; gate++) {
+  for (int gate = 0; gate < MATRIX_GATES; gate++) {
     for (int r = 0; r < rows;) {
       int n = (int)next_tile(rows - r, WIDE_ROWS);
       REAL *to = sum + r * vecs * LANES;
@@ -82,12 +84,12 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const RE
 /* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked,
  * every token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
  * padding, and writes up to a vector past its end. */
-static void NAME(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t depth) {
+static void NAME(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth) {
   for (int64_t row = gates.begin; row < gates.end;) {
     int64_t n = next_tile(gates.end - row, TILE_ROWS);
     for (int64_t k = 0; k < depth; k++, dst += n)
       for (int64_t v = 0; v < n; v += LANES)
-        vstore(dst + v, vload(dz[k] + row + v));
+        vstore(dst + v, vload(dz[k] + offset + row + v));
     row += n;
   }
 }
@@ -100,7 +102,7 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
     UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
   }
   UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
-  NAME(tile_product)(R, V, acc, depth, gates, 1, R, strip);
+  NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, R, strip);
   int last = (int)(columns - (V - 1) * LANES); /* lanes of the last vector; the others are whole */
   if (fresh) {
     UNROLL for (int r = 0; r < R; r++) {
@@ -119,7 +121,8 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   }
 }
 
-/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21), for the gate rows of this thread, packed. */
+/* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21) (G17) (G18) (R7) (R8), for the gate rows of this
+ * thread, packed. */
 NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
                                   const REAL *const *a, REAL *strip) {
   enum { STRIP_VECS = 4 };
@@ -153,7 +156,8 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
   }
 }
 
-/* sum[n] += sum over tokens of dz[token][offset + n], times other[token][n] when given. (L22) (L23) */
+/* sum[n] += sum over tokens of dz[token][offset + n], times other[token][n] when given. (L22) (L23) (G19)
+ * (G20) (R9) */
 NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *const *dz, int64_t offset,
                                int64_t depth, const REAL *const *other) {
   for (int64_t n = columns.begin; n < columns.end; n += LANES) {

@@ -1,35 +1,37 @@
-/* The LSTM forward through time: tiles, one step, one thread's share of the call, the plan. */
+/* A cell forward through time: tiles, one step, one thread's share of the call, the plan. */
 
 /* What one time step of one thread reads and writes; row 0 of each array is batch row 0. */
 typedef struct {
   int64_t I, H;
-  const NAME(lstm_weights) * w;
+  const NAME(cell_weights) * w;
   const REAL *x;           /* (B, I) */
   const REAL *h_prev;      /* rows h_pitch apart: H, or 0 for the one zero row that stands for a missing state */
   const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
   int64_t h_pitch, c_pitch;
   REAL *h, *c;             /* (B, H) */
-  REAL *gates;             /* (B, 4, H) or NULL */
+  REAL *gates;             /* (B, SAVED, H) or NULL */
+  int activation;
   range rows, blocks;      /* this thread's */
   const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
   int64_t z_block;         /* from block to block in z */
 } NAME(forward_step);
 
-/* From the pre-activations of LANES units of row b to the cell state; leaves o and c in z[0] and z[1]. */
+/* From the pre-activations of LANES units of row b to the cell state; leaves in z what the output needs. */
 INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
   int64_t unit = block * LANES, H = s->H;
   const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
-  NAME(lstm_step) n = NAME(lstm_cell)(z, vload_n(s->c_prev + b * s->c_pitch + unit, lanes), peephole);
-  vstore_n(s->c + b * H + unit, n.c, lanes);
-  if (s->gates) {
-    REAL *gates = s->gates + b * GATES * H + unit;
-    vstore_n(gates, n.i, lanes);
-    vstore_n(gates + H, n.f, lanes);
-    vstore_n(gates + 2 * H, n.g, lanes);
-    vstore_n(gates + 3 * H, n.o, lanes);
+  vec saved[4], c = {0}, h_prev = {0};
+  if (HAS_CELL_STATE)
+    c = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
+  if (READS_H_PREV)
+    h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
+  NAME(cell_enter)(z, saved, &c, h_prev, peephole, s->activation);
+  if (HAS_CELL_STATE)
+    vstore_n(s->c + b * H + unit, c, lanes);
+  if (SAVED && s->gates) {
+    REAL *gates = s->gates + b * SAVED * H + unit;
+    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
   }
-  z[0] = n.o;
-  z[1] = n.c;
 }
 
 /* Lanes in use: all but in the last block. */
@@ -48,7 +50,7 @@ INLINE void NAME(forward_state)(const NAME(forward_step) * s, vec z[GATES], int6
 INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block,
                                  int lanes) {
   REAL *h = s->h + b * s->H + block * LANES;
-  vec a = NAME(lstm_hidden)(z[0], z[1]);
+  vec a = NAME(cell_leave)(z);
   if (lanes == LANES)
     vstore(h, a);
   else
@@ -57,7 +59,7 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
 
 /* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
 INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
-  const NAME(lstm_weights) *w = s->w;
+  const NAME(cell_weights) *w = s->w;
   vec sum[R][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
@@ -68,10 +70,11 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
     UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
     }
-    NAME(tile_product)(R, GATES, sum, s->I, s->x + b * s->I, s->I, 1, w->ih + block * s->I * GATES * LANES);
+    NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
+                       w->ih + block * s->I * MATRIX_GATES * LANES);
   }
-  NAME(tile_product)(R, GATES, sum, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
-                     w->hh + block * s->H * GATES * LANES);
+  NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
+                     w->hh + block * s->H * MATRIX_GATES * LANES);
   /* First all cells, then all outputs: the long chain from z to c of one row overlaps with the next one's instead of
    * tanh(c) waiting at its end. Loops on purpose: unrolled, the cells would not fit the instruction cache. */
   int lanes = NAME(used_lanes)(s, block);
@@ -83,8 +86,8 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
 
 /* One row, N blocks at once. */
 INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
-  const NAME(lstm_weights) *w = s->w;
-  int64_t ih_pitch = s->I * GATES * LANES, hh_pitch = s->H * GATES * LANES;
+  const NAME(cell_weights) *w = s->w;
+  int64_t ih_pitch = s->I * MATRIX_GATES * LANES, hh_pitch = s->H * MATRIX_GATES * LANES;
   vec sum[N][GATES];
   if (s->z) {
     const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
@@ -95,9 +98,10 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     UNROLL for (int n = 0; n < N; n++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(w->bias + ((block + n) * GATES + g) * LANES);
     }
-    NAME(lone_product)(N, GATES, sum, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
+    NAME(lone_product)(N, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
   }
-  NAME(lone_product)(N, GATES, sum, s->H, s->h_prev + b * s->h_pitch, 0, w->hh + block * hh_pitch, hh_pitch);
+  NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES, s->H, s->h_prev + b * s->h_pitch, 0,
+                     w->hh + block * hh_pitch, hh_pitch);
   /* Unrolled, so that z stays in registers: the next step waits for this. */
   int last = NAME(used_lanes)(s, block + N - 1);
   UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
@@ -128,20 +132,20 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
 }
 
 /* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
-INLINE void NAME(input_tile)(int R, const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
                              int64_t z_pitch, int64_t block) {
   vec sum[R][GATES];
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
   }
-  NAME(tile_product)(R, GATES, sum, I, x, x_pitch, 1, w->ih + block * I * GATES * LANES);
+  NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1, w->ih + block * I * MATRIX_GATES * LANES);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
   }
 }
 
 /* `tokens` rows of x, x_pitch apart, against one block. */
-NOINLINE void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
                               int64_t z_pitch, int64_t block, int64_t tokens) {
   while (tokens > 0) {
     int64_t n = next_tile(tokens, TILE_ROWS);
@@ -157,7 +161,7 @@ NOINLINE void NAME(input_run)(const NAME(lstm_weights) * w, int64_t I, const REA
 typedef struct {
   const bptt_problem *p;
   plan plan;
-  NAME(lstm_weights) w;
+  NAME(cell_weights) w;
   REAL *zero; /* (H) zeros, for states that are not given */
   REAL *h_anew, *c_anew; /* (threads, B, H) and (B, H): previous states with zeros where a row starts anew */
   REAL *z;    /* hoisted products of one chunk, all threads */
@@ -193,7 +197,7 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
   s->x = (const REAL *)p->x + t * p->B * p->I;
   s->h = (REAL *)p->output + t * state;
   s->c = p->cells ? (REAL *)p->cells + t * state : p->c_n;
-  s->gates = p->gates ? (REAL *)p->gates + t * GATES * state : NULL;
+  s->gates = p->gates ? (REAL *)p->gates + t * SAVED * state : NULL;
   s->h_pitch = s->c_pitch = p->H;
   if (t > 0) {
     s->h_prev = s->h - state;
@@ -223,7 +227,7 @@ static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step)
   for (int64_t b = s->rows.begin; b < s->rows.end; b++) {
     int reset = is_reset(p, t, b);
     memcpy(h + b * H, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)H * sizeof(REAL));
-    if (count > 0)
+    if (HAS_CELL_STATE && count > 0)
       memcpy(job->c_anew + b * H + first, reset ? job->zero : s->c_prev + b * s->c_pitch + first,
              (size_t)count * sizeof(REAL));
   }
@@ -240,11 +244,12 @@ static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
   size_t bytes = (size_t)count * sizeof(REAL);
   for (int64_t b = rows.begin; b < rows.end; b++) {
     memset(s->h + b * H + first, 0, bytes);
-    if (!s->gates) /* c is the state, which stays as it is */
+    if (!s->gates) /* c is the state then, which stays as it is */
       continue;
-    memset(s->c + b * H + first, 0, bytes);
-    for (int gate = 0; gate < GATES; gate++)
-      memset(s->gates + (b * GATES + gate) * H + first, 0, bytes);
+    if (HAS_CELL_STATE)
+      memset(s->c + b * H + first, 0, bytes);
+    for (int n = 0; n < SAVED; n++)
+      memset(s->gates + (b * SAVED + n) * H + first, 0, bytes);
   }
 }
 
@@ -254,12 +259,15 @@ static void NAME(forward_final)(const NAME(forward_job) * job, range rows, range
   int64_t first = blocks.begin * LANES, count = min_i64(blocks.end * LANES, p->H) - first;
   for (int64_t b = rows.begin; b < rows.end && count > 0; b++) {
     int64_t to = b * p->H + first, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
-    REAL *h_n = (REAL *)p->h_n + to, *c_n = (REAL *)p->c_n + to;
+    REAL *h_n = (REAL *)p->h_n + to;
     const REAL *h = steps ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
+    memmove(h_n, h, (size_t)count * sizeof(REAL));
+    if (!HAS_CELL_STATE)
+      continue;
+    REAL *c_n = (REAL *)p->c_n + to;
     const REAL *c = !steps     ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
                     : p->cells ? (const REAL *)p->cells + last * p->H + to
                                : c_n;
-    memmove(h_n, h, (size_t)count * sizeof(REAL));
     memmove(c_n, c, (size_t)count * sizeof(REAL));
   }
 }
@@ -269,7 +277,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   const bptt_problem *p = job->p;
   const plan *plan = &job->plan;
   int split_rows = plan->split == BPTT_SPLIT_ROWS;
-  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w};
+  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w, .activation = p->activation};
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   s.rows = rows;
   s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
@@ -282,7 +290,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
     if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
       return;
   }
-  double flops = 2.0 * unit * (double)own * (double)n * (double)(p->I + p->H);
+  double flops = 2.0 * MATRIX_GATES * LANES * (double)own * (double)n * (double)(p->I + p->H);
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
     if (plan->hoist)
@@ -316,7 +324,7 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   } else {
     job.w = NAME(place_weights)(p, a);
   }
-  job.plan = plan_forward(p, LANES, sizeof(REAL), TILE_ROWS);
+  job.plan = plan_forward(p, GATES, LANES, sizeof(REAL), TILE_ROWS);
   job.zero = arena_take(a, p->H, sizeof(REAL));
   if (p->resets) {
     job.h_anew = arena_take(a, p->B * job.plan.threads, p->H * (int64_t)sizeof(REAL));

@@ -5,15 +5,15 @@
  * chain of fused multiply-adds with k ascending, so its bits do not depend on the tile it happens to be in.
  */
 
-/* acc[r][v] += sum over k of a[r*row + k*step] * panel[k][v] */
-INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t depth, const REAL *a, int64_t row,
-                               int64_t step, const REAL *panel) {
+/* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v] */
+INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int first, int vecs, int64_t depth,
+                               const REAL *a, int64_t row, int64_t step, const REAL *panel) {
   for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
     vec w[4];
     UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
       vec a_rk = vset1(a[r * row]);
-      UNROLL for (int v = 0; v < vecs; v++) acc[r][v] = vfma(a_rk, w[v], acc[r][v]);
+      UNROLL for (int v = 0; v < vecs; v++) acc[r][first + v] = vfma(a_rk, w[v], acc[r][first + v]);
     }
   }
 }
@@ -21,14 +21,15 @@ INLINE void NAME(tile_product)(int rows, int vecs, vec acc[rows][vecs], int64_t 
 /* One row, `panels` panels of `vecs` vectors at once: enough independent chains to fill the FMA units.
  * Panel n starts at panel + n*pitch and meets the row at a + n*shift. The empty assembly keeps one register for each
  * panel: left to itself, GCC 14 makes an address of its own for every vector and spills them inside the loop. */
-INLINE void NAME(lone_product)(int panels, int vecs, vec acc[panels][vecs], int64_t depth, const REAL *a, int64_t shift,
-                               const REAL *panel, int64_t pitch) {
+INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int first, int vecs, int64_t depth,
+                               const REAL *a, int64_t shift, const REAL *panel, int64_t pitch) {
   const REAL *from[4];
   UNROLL for (int n = 0; n < panels; n++) from[n] = panel + n * pitch;
   for (int64_t k = 0; k < depth; k++) {
     UNROLL for (int n = 0; n < panels; n++) {
       vec a_k = vset1(a[n * shift + k]);
-      UNROLL for (int v = 0; v < vecs; v++) acc[n][v] = vfma(a_k, vload(from[n] + v * LANES), acc[n][v]);
+      UNROLL for (int v = 0; v < vecs; v++) acc[n][first + v] =
+          vfma(a_k, vload(from[n] + v * LANES), acc[n][first + v]);
       from[n] += vecs * LANES;
       __asm__("" : "+r"(from[n]));
     }

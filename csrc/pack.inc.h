@@ -1,50 +1,66 @@
 /* Packed weights.
  *
- * Forward: hidden units stand in blocks of LANES, the last one padded with zeros. For each block and each k the four
- * gates lie side by side, [block][k][gate i,f,g,o][LANES]: one k-step of one block is 4*LANES numbers in a row.
- * Backward and dx: the rows of weight_hh and weight_ih are what k runs over there, and their columns stand in
- * panels of up to WIDE_VECS vectors, [panel][k over 4H][vecs][LANES], again padded with zeros.
+ * Forward: hidden units stand in blocks of LANES, the last one padded with zeros. For each block and each k the gates
+ * lie side by side, [block][k][gate][LANES]: one k-step of one block of the LSTM is 4*LANES numbers in a row. The order
+ * is that of the sums in registers (cell_*.inc.h). Backward and dx: the rows of weight_hh and weight_ih are what k runs
+ * over there, and their columns stand in panels of up to WIDE_VECS vectors, [panel][k over gates and
+ * units][vecs][LANES], again padded with zeros.
  */
+
+#ifndef HH_FIRST
+#define HH_FIRST (GATES - MATRIX_GATES) /* the first sum that weight_hh feeds */
+#endif
 
 typedef struct {
   int64_t blocks; /* ceil(H / LANES) */
-  REAL *bias;     /* [blocks][4][LANES], b_ih + b_hh */
+  REAL *bias;     /* [blocks][GATES][LANES], b_ih + b_hh */
   REAL *peephole; /* [blocks][3][LANES] or NULL */
-  REAL *ih;       /* [blocks][I][4][LANES] */
-  REAL *hh;       /* [blocks][H][4][LANES] */
-} NAME(lstm_weights);
+  REAL *ih;       /* [blocks][I][MATRIX_GATES][LANES] */
+  REAL *hh;       /* [blocks][H][MATRIX_GATES][LANES] */
+} NAME(cell_weights);
 
-static NAME(lstm_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
-  NAME(lstm_weights) w;
+static NAME(cell_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
+  NAME(cell_weights) w;
   w.blocks = ceil_div(p->H, LANES);
   w.bias = arena_take(a, w.blocks * GATES * LANES, sizeof(REAL));
   w.peephole = p->weight_peephole ? arena_take(a, w.blocks * 3 * LANES, sizeof(REAL)) : NULL;
-  w.ih = arena_take(a, w.blocks * GATES * LANES * p->I, sizeof(REAL));
-  w.hh = arena_take(a, w.blocks * GATES * LANES * p->H, sizeof(REAL));
+  w.ih = arena_take(a, w.blocks * MATRIX_GATES * LANES * p->I, sizeof(REAL));
+  w.hh = arena_take(a, w.blocks * MATRIX_GATES * LANES * p->H, sizeof(REAL));
   return w;
 }
 
-/* One block of a (4H, depth) matrix: dst[k][gate][lane] = src[gate*H + unit + lane][k], zeros past H. Squares of
- * LANES x LANES go through registers, 20 times as fast as element by element; a source row's cache line is read once.
+/* Block of rows of weight_ih that feeds a sum; those of weight_hh feed the sums from HH_FIRST on, in order. */
+static int NAME(ih_rows)(int gate) {
+  static const int rows[] = IH_ROWS;
+  return rows[gate];
+}
+
+static int NAME(hh_rows)(int gate) {
+  return gate;
+}
+
+/* One block of a (gates*H, depth) matrix: dst[k][gate][lane] = src[rows(gate)*H + unit + lane][k], zeros past H.
+ * Squares of LANES x LANES go through registers, 20 times as fast as element by element; a source row's cache line is
+ * read once.
  */
-NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit) {
+NOINLINE void NAME(pack_block)(REAL *dst, const REAL *src, int64_t H, int64_t depth, int64_t unit, int (*rows)(int)) {
   int lanes = (int)min_i64(LANES, H - unit);
-  for (int gate = 0; gate < GATES; gate++) {
+  for (int gate = 0; gate < MATRIX_GATES; gate++) {
     for (int64_t k = 0; k < depth; k += LANES) {
       int width = (int)min_i64(LANES, depth - k);
-      const REAL *from = src + (gate * H + unit) * depth + k;
-      REAL *to = dst + (k * GATES + gate) * LANES;
+      const REAL *from = src + (rows(gate) * H + unit) * depth + k;
+      REAL *to = dst + (k * MATRIX_GATES + gate) * LANES;
       vec square[LANES];
       if (lanes == LANES && width == LANES) {
         UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
         vtranspose(square);
-        UNROLL for (int n = 0; n < LANES; n++) vstore(to + n * GATES * LANES, square[n]);
+        UNROLL for (int n = 0; n < LANES; n++) vstore(to + n * MATRIX_GATES * LANES, square[n]);
       } else {
         for (int lane = 0; lane < LANES; lane++)
           square[lane] = lane < lanes ? vload_n(from + lane * depth, width) : (vec){0};
         vtranspose(square);
         for (int n = 0; n < width; n++)
-          vstore(to + n * GATES * LANES, square[n]);
+          vstore(to + n * MATRIX_GATES * LANES, square[n]);
       }
     }
   }
@@ -61,22 +77,24 @@ static void NAME(pack_peephole)(REAL *dst, const REAL *src, int64_t H, range blo
 }
 
 /* Packs blocks [blocks.begin, blocks.end) of all that forward needs. */
-static void NAME(pack_forward)(const bptt_problem *p, const NAME(lstm_weights) * w, range blocks) {
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks) {
   const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh;
-  int64_t H = p->H, panel = GATES * LANES;
+  int64_t H = p->H, panel = MATRIX_GATES * LANES;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     int64_t unit = block * LANES;
     for (int gate = 0; gate < GATES; gate++) {
       for (int lane = 0; lane < LANES; lane++) {
-        int64_t row = gate * H + unit + lane, inside = unit + lane < H;
+        int64_t at = unit + lane, hh = gate - HH_FIRST;
         REAL sum = 0;
-        if (inside)
-          sum = b_ih && b_hh ? b_ih[row] + b_hh[row] : b_ih ? b_ih[row] : b_hh ? b_hh[row] : 0;
-        w->bias[block * panel + gate * LANES + lane] = sum;
+        if (at < H && b_ih && gate < MATRIX_GATES)
+          sum = b_ih[NAME(ih_rows)(gate) * H + at];
+        if (at < H && b_hh && hh >= 0)
+          sum = b_ih && gate < MATRIX_GATES ? sum + b_hh[hh * H + at] : b_hh[hh * H + at];
+        w->bias[(block * GATES + gate) * LANES + lane] = sum;
       }
     }
-    NAME(pack_block)(w->ih + block * panel * p->I, p->weight_ih, H, p->I, unit);
-    NAME(pack_block)(w->hh + block * panel * H, p->weight_hh, H, H, unit);
+    NAME(pack_block)(w->ih + block * panel * p->I, p->weight_ih, H, p->I, unit, NAME(ih_rows));
+    NAME(pack_block)(w->hh + block * panel * H, p->weight_hh, H, H, unit, NAME(hh_rows));
   }
   if (w->peephole)
     NAME(pack_peephole)(w->peephole, p->weight_peephole, H, blocks);
@@ -118,15 +136,19 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
   }
 }
 
-/* Packs panels [panels.begin, panels.end) of a (depth, width) matrix; every panel but the last is WIDE_VECS wide. */
-static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t depth, int64_t width, range panels) {
-  for (int64_t n = panels.begin; n < panels.end; n++)
-    NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth, src, width, depth, width, n * WIDE_VECS * LANES,
-                     NAME(wide_vecs)(width, n));
+/* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix; every panel but the last is WIDE_VECS wide. */
+static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int64_t width, range panels, int (*rows)(int)) {
+  int64_t depth = MATRIX_GATES * H;
+  for (int64_t n = panels.begin; n < panels.end; n++) {
+    int vecs = NAME(wide_vecs)(width, n);
+    for (int gate = 0; gate < MATRIX_GATES; gate++)
+      NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth + gate * H * vecs * LANES, src + rows(gate) * H * width,
+                       width, H, width, n * WIDE_VECS * LANES, vecs);
+  }
 }
 
 static void NAME(pack)(const bptt_problem *p, void *packed) {
   arena a = arena_on(packed);
-  NAME(lstm_weights) w = NAME(place_weights)(p, &a);
+  NAME(cell_weights) w = NAME(place_weights)(p, &a);
   NAME(pack_forward)(p, &w, share(w.blocks, 0, 1));
 }

@@ -11,10 +11,10 @@ static const double CELL = 90;             /* pointwise part of one vector of un
 enum { LEAST_HOISTED = 8 }; /* inputs; with fewer, a fused step costs less than the products' way through memory */
 static const int64_t HOIST_BYTES = 192 * 1024; /* of hoisted products that one thread keeps in its L2 */
 
-/* One thread's step: `rows` batch rows against `blocks` blocks of 4-vector panels of the given depth. */
-static double step_cycles(double rows, double blocks, double depth, double vec_bytes, int tile_rows) {
-  double panel = GATES * depth * vec_bytes, tiles = ceil_div((int64_t)rows, tile_rows);
-  double fma = rows * GATES * depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
+/* One thread's step: `rows` batch rows against `blocks` blocks, each a panel of the given depth. */
+static double step_cycles(int gates, double rows, double blocks, double depth, double vec_bytes, int tile_rows) {
+  double panel = gates * depth * vec_bytes, tiles = ceil_div((int64_t)rows, tile_rows);
+  double fma = rows * gates * depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
   double cycles = fma > stream ? fma : stream;
   if (panel * blocks > L2_BYTES && panel / L3_BYTES_PER_CYCLE > cycles)
     cycles = panel / L3_BYTES_PER_CYCLE;
@@ -23,16 +23,17 @@ static double step_cycles(double rows, double blocks, double depth, double vec_b
 
 /* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. `units`: blocks
  * (or panels) of hidden units that can be split. */
-static plan choose_split(const bptt_problem *p, int64_t units, double depth, double vec_bytes, int tile_rows) {
+static plan choose_split(const bptt_problem *p, int gates, int64_t units, double depth, double vec_bytes,
+                         int tile_rows) {
   int most = (int)min_i64(p->threads, BPTT_MAX_THREADS);
   int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, units);
   double T = (double)p->T, B = (double)p->B;
   double cycles[4] = {0};
-  cycles[BPTT_SERIAL] = T * step_cycles(B, (double)units, depth, vec_bytes, tile_rows);
+  cycles[BPTT_SERIAL] = T * step_cycles(gates, B, (double)units, depth, vec_bytes, tile_rows);
   cycles[BPTT_SPLIT_ROWS] =
-      REGION + T * step_cycles((double)ceil_div(p->B, by_rows), (double)units, depth, vec_bytes, tile_rows);
+      REGION + T * step_cycles(gates, (double)ceil_div(p->B, by_rows), (double)units, depth, vec_bytes, tile_rows);
   cycles[BPTT_SPLIT_HIDDEN] =
-      REGION + T * (BARRIER + step_cycles(B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
+      REGION + T * (BARRIER + step_cycles(gates, B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
   plan chosen = {BPTT_SERIAL, 1, 0, 1};
   if (most > 1) {
     for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
@@ -61,10 +62,10 @@ range share_rows(const bptt_problem *p, int rank, int size) {
   return rows;
 }
 
-plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
-  int64_t blocks = ceil_div(p->H, lanes), panel_bytes = GATES * lanes * size;
+plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
+  int64_t blocks = ceil_div(p->H, lanes), panel_bytes = (int64_t)gates * lanes * size;
   double depth = (double)(p->I + p->H), vec_bytes = (double)lanes * size;
-  plan chosen = choose_split(p, blocks, depth, vec_bytes, tile_rows);
+  plan chosen = choose_split(p, gates, blocks, depth, vec_bytes, tile_rows);
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
   int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
@@ -77,9 +78,9 @@ plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows) {
   return chosen;
 }
 
-plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows) {
+plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
   int64_t panels = ceil_div(ceil_div(p->H, lanes), WIDE_VECS);
-  plan chosen = choose_split(p, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
+  plan chosen = choose_split(p, gates, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
   chosen.chunk = max_i64(1, min_i64(p->T, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;
 }

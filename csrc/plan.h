@@ -9,7 +9,6 @@
 
 /* What both the kernels and the cost model go by. */
 enum {
-  GATES = 4,         /* of the LSTM, in the order i, f, g, o */
   WIDE_VECS = 2,     /* vectors in a panel of the backward pass */
   CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
 };
@@ -120,8 +119,9 @@ static inline int is_reset(const bptt_problem *p, int64_t t, int64_t b) {
   return p->resets && p->resets[t * p->B + b];
 }
 
-/* The cost model (plan.c). lanes: elements of a vector; size: bytes of an element; tile_rows: rows of a full tile. */
-plan plan_forward(const bptt_problem *p, int lanes, int size, int tile_rows);
-plan plan_backward(const bptt_problem *p, int lanes, int size, int tile_rows);
+/* The cost model (plan.c). gates: sums of a unit; lanes: elements of a vector; size: bytes of an element; tile_rows:
+ * rows of a full tile. */
+plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows);
+plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows);
 
 #endif

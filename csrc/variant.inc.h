@@ -1,5 +1,7 @@
-/* One instruction set: the kernel bodies, included once per dtype, and the table they fill.
+/* One instruction set and one cell: the kernel bodies, included once per dtype, and the table they fill. Without a
+ * cell: the variant itself, which points at the tables of its cells, and what it needs to measure the machine.
  *
+ * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
  * for small hidden sizes), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
  * (rows of a 2-vector tile), LONE_BLOCKS (hidden blocks a single row works on at once).
@@ -25,13 +27,18 @@
 
 #include "plan.h"
 
+#ifdef CELL
+#define BODIES "bodies.inc.h"
+#else
+#define BODIES "probes.inc.h"
+#endif
+
 #define VEC_BYTES FULL_BYTES
 
 #define REAL float
 #define REAL_BITS 32
 #define SUFFIX _f32
-#include "bodies.inc.h"
-#include "measure.inc.h"
+#include BODIES
 #undef SUFFIX
 #undef REAL_BITS
 #undef REAL
@@ -39,13 +46,12 @@
 #define REAL double
 #define REAL_BITS 64
 #define SUFFIX _f64
-#include "bodies.inc.h"
-#include "measure.inc.h"
+#include BODIES
 #undef SUFFIX
 #undef REAL_BITS
 #undef REAL
 
-#ifdef HALF_BYTES
+#if defined(HALF_BYTES) && defined(CELL)
 #undef VEC_BYTES
 #define VEC_BYTES HALF_BYTES
 
@@ -93,9 +99,18 @@ CHOOSE_ALL(_f64)
 #define KERNELS(dtype) KERNELS_(TABLE_SUFFIX(dtype))
 #define STRING_(name) #name
 #define STRING(name) STRING_(name)
+#define TABLE__(variant, cell) bptt_kernels_##variant##_##cell
+#define TABLE_(variant, cell) TABLE__(variant, cell)
+#define TABLE(cell) TABLE_(VARIANT, cell)
 
+#ifdef CELL
+extern const bptt_kernels TABLE(CELL)[2];
+const bptt_kernels TABLE(CELL)[2] = {KERNELS(_f32), KERNELS(_f64)};
+#else
+extern const bptt_kernels TABLE(lstm)[2], TABLE(gru)[2], TABLE(rnn)[2];
 extern const bptt_variant PASTE(bptt_variant_, VARIANT);
 const bptt_variant PASTE(bptt_variant_,
                          VARIANT) = {STRING(VARIANT),
-                                     {KERNELS(_f32), KERNELS(_f64)},
+                                     {TABLE(lstm), TABLE(gru), TABLE(rnn)},
                                      {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}}};
+#endif

@@ -10,35 +10,53 @@ import bptt
 
 SHAPES = [(7, 5, 3, 4), (12, 9, 6, 21), (1, 1, 2, 3), (5, 33, 4, 17), (20, 2, 1, 40), (9, 4, 70, 67)]
 FORMS = [(1, False), (2, False), (1, True), (3, True)]
+CELLS = {
+    "lstm": (bptt.LSTM, {}),
+    "peephole": (bptt.LSTM, {"peephole": True}),
+    "gru": (bptt.GRU, {}),
+    "tanh": (bptt.RNN, {}),
+    "relu": (bptt.RNN, {"nonlinearity": "relu"}),
+    "identity": (bptt.RNN, {"nonlinearity": "identity"}),
+}
 
 
 def draw(rng, *shape):
     return rng.standard_normal(shape)
 
 
-def case(seed, shape, layers, bidirectional, dtype=np.float64, **settings):
-    """Return a layer with weights away from zero, an input, and initial states."""
+def case(seed, shape, layers, bidirectional, dtype=np.float64, cell="lstm", **settings):
+    """Return a layer with weights away from zero, an input, initial states, and the generator."""
     T, B, I, H = shape
     rng = np.random.default_rng(seed)
-    layer = bptt.LSTM(I, H, layers, bidirectional=bidirectional, dtype=dtype, seed=seed, **settings)
+    kind, of_cell = CELLS[cell]
+    settings |= of_cell
+    layer = kind(I, H, layers, bidirectional=bidirectional, dtype=dtype, seed=seed, **settings)
     parts = layers * (1 + bidirectional)
-    return (
-        layer,
-        draw(rng, T, B, I).astype(dtype),
-        tuple(draw(rng, parts, B, H).astype(dtype) for _ in "hc"),
-        rng,
-    )
+    x = draw(rng, T, B, I).astype(dtype)
+    state = tuple(draw(rng, parts, B, H).astype(dtype) for _ in ("hc" if kind is bptt.LSTM else "h"))
+    return layer, x, state, rng
+
+
+def given_state(states):
+    """Return the pair, or the one of a cell without a cell state, or None."""
+    return states[0] if states is not None and len(states) == 1 else states
+
+
+def pair(state):
+    """Return what a call returned as a tuple."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 def train(layer, x, state, errors, d_state, **spans):
     """Return everything that a training step gives, by name."""
-    tape = layer.forward(x, state, **spans)
-    gradients = layer.backward(tape, errors, d_state, steps=True)
-    found = {"output": tape.output, "h_n": tape.state[0], "c_n": tape.state[1]}
-    found |= {"hidden": tape.hidden, "cells": tape.cells, "gates": tape.gates}
-    found |= {"d_x": gradients.input, "d_h_0": gradients.state[0], "d_c_0": gradients.state[1]}
-    found |= {"d_hidden": gradients.hidden, "d_cells": gradients.cells}
-    return found | {f"d_{name}": array for name, array in gradients.parameters.items()}
+    tape = layer.forward(x, given_state(state), **spans)
+    gradients = layer.backward(tape, errors, given_state(d_state), steps=True)
+    found = {"output": tape.output, "hidden": tape.hidden, "cells": tape.cells, "gates": tape.gates}
+    found |= {"d_x": gradients.input, "d_hidden": gradients.hidden, "d_cells": gradients.cells}
+    for name, array, gradient in zip("hc", pair(tape.state), pair(gradients.state), strict=False):
+        found |= {f"{name}_n": array, f"d_{name}_0": gradient}
+    found |= {f"d_{name}": array for name, array in gradients.parameters.items()}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def assert_close(found, expected, tolerance):
@@ -61,32 +79,36 @@ def spans_of(rng, T, B, lengths, resets):
 
 @pytest.mark.parametrize(("layers", "bidirectional"), FORMS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_against_torch(layers, bidirectional, packed):
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh", "relu"])
+def test_against_torch(cell, layers, bidirectional, packed):
     torch = pytest.importorskip("torch")
     T, B, I, H = 8, 6, 5, 7
-    layer, x, state, rng = case(3, (T, B, I, H), layers, bidirectional)
+    layer, x, state, rng = case(3, (T, B, I, H), layers, bidirectional, cell=cell)
     lengths = np.array([3, 8, 1, 5, 8, 2]) if packed else None
     errors, d_state = draw(rng, T, B, H * (1 + bidirectional)), tuple(draw(rng, *s.shape) for s in state)
-    twin = torch.nn.LSTM(I, H, layers, bidirectional=bidirectional, dtype=torch.float64)
+    kind = getattr(torch.nn, type(layer).__name__)
+    settings = CELLS[cell][1]
+    twin = kind(I, H, layers, bidirectional=bidirectional, dtype=torch.float64, **settings)
     twin.load_state_dict({name: torch.from_numpy(a) for name, a in layer.state_dict().items()})
     inputs = [torch.from_numpy(a).requires_grad_() for a in (x, *state)]
     given = inputs[0]
     if packed:
         given = torch.nn.utils.rnn.pack_padded_sequence(given, torch.tensor(lengths), enforce_sorted=False)
-    output, states = twin(given, tuple(inputs[1:]))
+    output, states = twin(given, given_state(tuple(inputs[1:])))
     if packed:
         output, _ = torch.nn.utils.rnn.pad_packed_sequence(output, total_length=T)
     loss = (output * torch.from_numpy(errors)).sum()
-    loss = loss + sum((a * torch.from_numpy(b)).sum() for a, b in zip(states, d_state, strict=True))
+    loss = loss + sum((a * torch.from_numpy(b)).sum() for a, b in zip(pair(states), d_state, strict=True))
     loss.backward()
     found = train(layer, x, state, errors, d_state, lengths=lengths)
-    expected = {"output": output, "h_n": states[0], "c_n": states[1], "d_x": inputs[0].grad}
-    expected |= {"d_h_0": inputs[1].grad, "d_c_0": inputs[2].grad}
+    expected = {"output": output, "d_x": inputs[0].grad}
+    for name, array, initial in zip("hc", pair(states), inputs[1:], strict=False):
+        expected |= {f"{name}_n": array, f"d_{name}_0": initial.grad}
     expected |= {f"d_{name}": p.grad for name, p in twin.named_parameters()}
     assert_close(
         {name: found[name] for name in expected}, {k: v.detach().numpy() for k, v in expected.items()}, 1e-12
     )
-    called = layer(x, state, lengths=lengths)
+    called = layer(x, given_state(state), lengths=lengths)
     np.testing.assert_array_equal(called[0], found["output"])
 
 
@@ -94,10 +116,13 @@ def test_against_torch(layers, bidirectional, packed):
 @pytest.mark.parametrize("spans", ["lengths", "resets", "both", "none"])
 @pytest.mark.parametrize(("layers", "bidirectional"), FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_against_the_reference(shape, layers, bidirectional, spans, threads):
+@pytest.mark.parametrize("cell", CELLS)
+def test_against_the_reference(cell, shape, layers, bidirectional, spans, threads):
     seed = sum(shape) + layers
     for dtype, tolerance in ((np.float32, 2e-5), (np.float64, 1e-12)):
-        layer, x, state, rng = case(seed, shape, layers, bidirectional, dtype, peephole=bool(seed % 2))
+        layer, x, state, rng = case(seed, shape, layers, bidirectional, dtype, cell)
+        if cell in ("relu", "identity"):  # no saturation holds the values down
+            layer.parameters.flat[...] *= 0.5
         T, B, _, H = shape
         given = spans_of(rng, T, B, spans in ("lengths", "both"), spans in ("resets", "both"))
         errors = draw(rng, T, B, H * (1 + bidirectional)).astype(dtype)
@@ -105,7 +130,8 @@ def test_against_the_reference(shape, layers, bidirectional, spans, threads):
         exact = layer.astype(np.float64)
         with bptt.backend("reference"):
             wide = [a.astype(np.float64) for a in (x, *state, errors, *d_state)]
-            expected = train(exact, wide[0], tuple(wide[1:3]), wide[3], tuple(wide[4:]), **given)
+            n = 1 + len(state)
+            expected = train(exact, wide[0], tuple(wide[1:n]), wide[n], tuple(wide[n + 1 :]), **given)
         for split in (0, 2, 3):
             for hoist in (0, 1, 2):
                 bptt._core.plan_hint(split, hoist)
@@ -113,20 +139,23 @@ def test_against_the_reference(shape, layers, bidirectional, spans, threads):
                     with bptt.num_threads(threads):
                         found = train(layer, x, state, errors, d_state, **given)
                         assert_close(found, expected, tolerance)
-                        np.testing.assert_array_equal(layer(x, state, **given)[0], found["output"])
+                        np.testing.assert_array_equal(
+                            layer(x, given_state(state), **given)[0], found["output"]
+                        )
                         engine = layer.freeze()
-                        output, (h_n, c_n) = engine(x, state, **given)
+                        output, states = engine(x, given_state(state), **given)
                 finally:
                     bptt._core.plan_hint(0, 0)
                 np.testing.assert_array_equal(output, found["output"])
-                np.testing.assert_array_equal(h_n, found["h_n"])
-                np.testing.assert_array_equal(c_n, found["c_n"])
+                for name, array in zip("hc", pair(states), strict=False):
+                    np.testing.assert_array_equal(array, found[f"{name}_n"])
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("variant", bptt.variants())
-def test_every_variant(variant):
+def test_every_variant(variant, cell):
     active = bptt.active_variant()
-    layer, x, state, rng = case(1, (9, 11, 5, 37), 2, True, np.float32, peephole=True)
+    layer, x, state, rng = case(1, (9, 11, 5, 37), 2, True, np.float32, cell)
     given = spans_of(rng, 9, 11, True, True)
     errors, d_state = (
         draw(rng, 9, 11, 74).astype(np.float32),
@@ -141,19 +170,22 @@ def test_every_variant(variant):
         bptt.use_variant(active)
 
 
-def test_reference_by_finite_differences():
+@pytest.mark.parametrize("cell", ["peephole", "gru", "tanh", "identity"])
+def test_reference_by_finite_differences(cell):
     """Lengths and resets together, in the specification itself."""
-    layer, x, state, rng = case(5, (5, 4, 2, 3), 2, True, peephole=True)
+    layer, x, state, rng = case(5, (5, 4, 2, 3), 2, True, cell=cell)
     given = {"lengths": np.array([2, 5, 0, 4]), "resets": rng.random((5, 4)) < 0.3}
     errors, d_state = draw(rng, 5, 4, 6), tuple(draw(rng, *s.shape) for s in state)
 
     def loss():
-        output, states = layer(x, state, **given)
-        return (output * errors).sum() + sum((a * b).sum() for a, b in zip(states, d_state, strict=True))
+        output, states = layer(x, given_state(state), **given)
+        return (output * errors).sum() + sum(
+            (a * b).sum() for a, b in zip(pair(states), d_state, strict=True)
+        )
 
     with bptt.backend("reference"):
         found = train(layer, x, state, errors, d_state, **given)
-        pairs = [(x, found["d_x"]), (state[0], found["d_h_0"]), (state[1], found["d_c_0"])]
+        pairs = [(x, found["d_x"]), *((a, found[f"d_{n}_0"]) for n, a in zip("hc", state, strict=False))]
         pairs += [(layer.parameters[name], found[f"d_{name}"]) for name in layer.parameters]
         for array, gradient in pairs:
             for index in rng.choice(array.size, min(array.size, 12), replace=False):
@@ -168,22 +200,24 @@ def test_reference_by_finite_differences():
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_bits_of_a_row_are_those_of_the_row_alone(bidirectional):
-    layer, x, _, rng = case(2, (13, 21, 6, 24), 2, bidirectional, np.float32)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_bits_of_a_row_are_those_of_the_row_alone(cell, bidirectional):
+    layer, x, _, rng = case(2, (13, 21, 6, 24), 2, bidirectional, np.float32, cell)
     lengths = rng.integers(0, 14, 21)
     for threads in (1, 2):
         with bptt.num_threads(threads):
-            output, (h_n, c_n) = layer(x, lengths=lengths)
+            output, states = layer(x, lengths=lengths)
         for b, n in enumerate(lengths):
-            alone, (h, c) = layer(x[:n, b : b + 1])
+            alone, states_alone = layer(x[:n, b : b + 1])
             np.testing.assert_array_equal(output[:n, b], alone[:, 0])
-            np.testing.assert_array_equal(h_n[:, b], h[:, 0])
-            np.testing.assert_array_equal(c_n[:, b], c[:, 0])
+            for found, expected in zip(pair(states), pair(states_alone), strict=True):
+                np.testing.assert_array_equal(found[:, b], expected[:, 0])
             assert not output[n:, b].any()
 
 
-def test_padding_is_never_read():
-    layer, x, state, rng = case(4, (9, 12, 5, 18), 2, True, np.float32)
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_is_never_read(cell):
+    layer, x, state, rng = case(4, (9, 12, 5, 18), 2, True, np.float32, cell)
     lengths = np.array([0, 9, 3, 3, 8, 1, 5, 9, 2, 0, 7, 4])
     errors = draw(rng, 9, 12, 36).astype(np.float32)
     clean = train(layer, x, state, errors, None, lengths=lengths)
@@ -291,8 +325,10 @@ def test_dropout_gradient():
 
 
 @pytest.mark.parametrize("batch", [None, 1, 4])
-def test_stacked_stream(batch):
-    layer, x, _, _ = case(12, (9, batch or 1, 3, 20), 3, False, np.float32)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_stream(cell, layers, batch):
+    layer, x, _, _ = case(12, (9, batch or 1, 3, 20), layers, False, np.float32, cell)
     engine = layer.freeze()
     stream = engine.stream(batch)
     given = x if batch else x[:, 0]
@@ -303,7 +339,7 @@ def test_stacked_stream(batch):
     kept = pickle.loads(pickle.dumps(stream))
     np.testing.assert_array_equal(stream.run(given[4:]), expected[4:])
     np.testing.assert_array_equal(kept.run(given[4:]), expected[4:])
-    assert stream.state[0].shape == ((3, batch, 20) if batch else (3, 20))
+    assert pair(stream.state)[0].shape == ((layers, batch, 20) if batch else (layers, 20))
     stream.reset()
     np.testing.assert_array_equal(stream.run(given), expected)
     before = stream.state
@@ -312,10 +348,11 @@ def test_stacked_stream(batch):
     with pytest.raises(ValueError, match="x: expected shape"):
         stream.step(given[0][..., :2])
     np.testing.assert_array_equal(stream.state, before)
+    stream.state = before
     if batch:
         stream.reset(np.arange(batch) % 2 == 0)
-        assert not stream.state[0][:, ::2].any()
-        assert stream.state[0][:, 1::2].any() or batch == 1
+        assert not pair(stream.state)[0][:, ::2].any()
+        assert pair(stream.state)[0][:, 1::2].any() or batch == 1
 
 
 def test_streams_are_unidirectional():
@@ -323,8 +360,9 @@ def test_streams_are_unidirectional():
         bptt.LSTM(2, 3, bidirectional=True).freeze().stream()
 
 
-def test_empty():
-    layer = bptt.LSTM(2, 3, 2, bidirectional=True)
+@pytest.mark.parametrize("cell", CELLS)
+def test_empty(cell):
+    layer, *_ = case(0, (1, 1, 2, 3), 2, True, np.float32, cell)
     for T, B in ((0, 4), (4, 0), (0, 0)):
         x = np.zeros((T, B, 2), np.float32)
         for spans in ({}, {"lengths": np.zeros(B, int)}, {"resets": np.ones((T, B), bool)}):
@@ -333,7 +371,7 @@ def test_empty():
             assert tape.output.shape == (T, B, 6)
             assert gradients.input.shape == x.shape
             assert not gradients.parameters.flat.any()
-            assert gradients.state[0].shape == (4, B, 3)
+            assert pair(gradients.state)[0].shape == (4, B, 3)
 
 
 def test_names_pickle_and_copies():
@@ -369,3 +407,42 @@ def test_bad_spans(spans, error, message):
     for call in (layer, layer.forward, layer.freeze()):
         with pytest.raises(error, match=message):
             call(x, **spans)
+
+
+def test_states_of_cells_without_a_cell_state():
+    layer, x = bptt.GRU(3, 4), np.zeros((5, 2, 3), np.float32)
+    h_0 = np.ones((1, 2, 4), np.float32)
+    with pytest.raises(TypeError, match="state: expected an array, h_0, got tuple of 2"):
+        layer(x, (h_0, h_0))
+    tape = layer.forward(x, h_0)
+    assert tape.cells is None
+    assert tape.gates.shape == (1, 5, 2, 3, 4)
+    assert tape.state.shape == (1, 2, 4)
+    tape = bptt.RNN(3, 4).forward(x)
+    assert tape.cells is None
+    assert tape.gates is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "message"),
+    [
+        (
+            bptt.RNN,
+            {"nonlinearity": "sine"},
+            "nonlinearity: expected one of tanh, relu, identity, got 'sine'",
+        ),
+        (bptt.GRU, {"reset_after": False}, "reset_after: False is not supported yet"),
+    ],
+)
+def test_settings_of_cells(kind, setting, message):
+    with pytest.raises(ValueError, match=message):
+        kind(2, 3, **setting)
+
+
+def test_a_shape_that_does_not_fit_is_spelled_for_the_cell():
+    with pytest.raises(
+        ValueError, match=r"weight_hh_l0: expected shape \(3\*H, H\) = \(12, 4\), got \(16, 4\)"
+    ):
+        bptt.GRU(3, 4).parameters["weight_hh_l0"] = np.zeros((16, 4))
+    with pytest.raises(ValueError, match=r"weight_hh_l0: expected shape \(H, H\) = \(4, 4\), got \(16, 4\)"):
+        bptt.RNN(3, 4).parameters["weight_hh_l0"] = np.zeros((16, 4))

@@ -1,7 +1,7 @@
 """Recurrent layers on the CPU, forward and backward through time.
 
-`LSTM` is a layer: ``layer(x)`` runs it, ``layer.forward`` and ``layer.backward`` train it, ``layer.freeze``
-makes an engine for inference. `bptt.reference` is the specification in NumPy.
+`LSTM`, `GRU` and `RNN` are layers: ``layer(x)`` runs one, ``layer.forward`` and ``layer.backward`` train it,
+``layer.freeze`` makes an engine for inference. `bptt.reference` is the specification in NumPy.
 """
 
 from . import optim, reference
@@ -11,12 +11,14 @@ from ._threads import get_num_threads, num_threads, set_num_threads
 from ._version import __version__
 from .clip import clip_grad_norm_, clip_grad_value_
 from .engine import Engine, Stream
-from .layers import LSTM
+from .layers import GRU, LSTM, RNN
 from .parameters import Parameters
 from .tape import Gradients, Tape
 
 __all__ = [
+    "GRU",
     "LSTM",
+    "RNN",
     "Engine",
     "Gradients",
     "Parameters",

@@ -200,7 +200,11 @@ def contiguous(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def target(
-    name: str, array: Any, expected: tuple[int, ...], dtype: np.dtype[Any], apart: Iterable[NDArray[Any]]
+    name: str,
+    array: Any,
+    expected: tuple[int, ...],
+    dtype: np.dtype[Any],
+    apart: Iterable[NDArray[Any] | None],
 ) -> None:
     """Check an array to write a result into: it must not share memory with the arrays in `apart`."""
     if type(array) is not np.ndarray or array.dtype != dtype:
@@ -210,7 +214,7 @@ def target(
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
     if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
         raise ValueError(f"{name}: expected a writable, C-contiguous, aligned array")
-    if any(np.may_share_memory(array, other) for other in apart):
+    if any(other is not None and np.may_share_memory(array, other) for other in apart):
         raise ValueError(f"{name}: overlaps the input or the state of the stream")
 
 
@@ -227,6 +231,8 @@ class Layout(NamedTuple):
         float32 or float64, native.
     layers, directions : int
         L, and D: 2 if there is a reverse direction.
+    cell : str
+        Name of the cell in the core: "LSTM", "GRU", "RNN_TANH", ..
     """
 
     input_size: int
@@ -235,6 +241,17 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
     layers: int = 1
     directions: int = 1
+    cell: str = "LSTM"
+
+    @property
+    def has_cell_state(self) -> bool:
+        """Whether a state is a pair (h, c)."""
+        return self.cell == "LSTM"
+
+    @property
+    def saved(self) -> int:
+        """How many gates of each unit a tape keeps."""
+        return 0 if self.cell.startswith("RNN") else 4
 
     @property
     def parts(self) -> int:
@@ -297,9 +314,14 @@ class Layout(NamedTuple):
     def state(
         self, value: Any, B: int, batched: bool, given: tuple[str, str] = ("h_0", "c_0"), what: str = "state"
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return a pair of states, each (L*D, B, H) or unbatched (L*D, H), as (L*D, B, H)."""
+        """Return the states, each (L*D, B, H) or unbatched (L*D, H), as (L*D, B, H) or None."""
         if value is None:
             return None, None
+        if not self.has_cell_state:
+            if isinstance(value, (tuple, list)):
+                got = f"{type(value).__name__} of {len(value)}"
+                raise TypeError(f"{what}: expected an array, {given[0]}, got {got}")
+            return self._state(given[0], value, B, batched), None
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             count = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
             got = f"{type(value).__name__}{count}"
@@ -339,3 +361,8 @@ class Layout(NamedTuple):
     def state_as_given(self, array: NDArray[Any], batched: bool) -> NDArray[Any]:
         """View an (L*D, B, H) state as it is, or as (L*D, H) when unbatched."""
         return array if batched else array[:, 0]
+
+    def states_as_given(self, h: NDArray[Any], c: NDArray[Any] | None, batched: bool) -> Any:
+        """Return the pair (h, c), or h alone where there is no cell state, in the caller's form."""
+        shown = self.state_as_given(h, batched)
+        return shown if c is None else (shown, self.state_as_given(c, batched))

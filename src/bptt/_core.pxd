@@ -16,10 +16,10 @@ cdef extern from "bptt.h" nogil:
         BPTT_FMA, BPTT_READ, BPTT_BARRIER, BPTT_REGION
     ctypedef enum bptt_dtype:
         BPTT_F32, BPTT_F64
-    int BPTT_LSTM
+    int BPTT_LSTM, BPTT_GRU, BPTT_RNN, BPTT_TANH, BPTT_RELU, BPTT_IDENTITY
     ctypedef struct bptt_problem:
         int64_t T, B, I, H
-        int32_t cell, dtype, threads, variant, split, hoist
+        int32_t cell, dtype, threads, variant, split, hoist, activation
         void *weight_ih
         void *weight_hh
         void *bias_ih

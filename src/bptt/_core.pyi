@@ -8,6 +8,10 @@ _Array: TypeAlias = NDArray[Any]
 _Parameters: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]
 
 LSTM: Final[int]
+GRU: Final[int]
+RNN_TANH: Final[int]
+RNN_RELU: Final[int]
+RNN_IDENTITY: Final[int]
 
 @final
 class Packed:
@@ -19,7 +23,7 @@ class Packed:
 
 @final
 class Stream:
-    def __init__(self, packed: Packed, batch_size: int, h: _Array, c: _Array) -> None: ...
+    def __init__(self, packed: Packed, batch_size: int, h: _Array, c: _Array | None) -> None: ...
     def step(self, x: Any, out: _Array | None = None) -> _Array: ...
 
 def pack(cell: int, threads: int, parameters: _Parameters) -> Packed: ...
@@ -33,7 +37,7 @@ def forward(
     c_0: _Array | None,
     output: _Array,
     h_n: _Array,
-    c_n: _Array,
+    c_n: _Array | None,
     cells: _Array | None,
     gates: _Array | None,
     lengths: _Array | None = None,

@@ -13,7 +13,9 @@ from bptt._blocks cimport Block, take_block
 
 cnp.import_array()
 
-LSTM = BPTT_LSTM
+# A cell and, for the RNN, its activation in one number.
+LSTM, GRU = BPTT_LSTM, BPTT_GRU
+RNN_TANH, RNN_RELU, RNN_IDENTITY = BPTT_RNN + BPTT_TANH, BPTT_RNN + BPTT_RELU, BPTT_RNN + BPTT_IDENTITY
 cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
 cdef bptt_problem hint  # whose split and hoist the calls take: zeros, the cost model chooses
 
@@ -38,8 +40,9 @@ cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
     return cnp.PyArray_DATA(a)
 
 
-cdef int fill_sizes(bptt_problem *p, object weight_ih, object weight_hh) except -1:
+cdef int fill_sizes(bptt_problem *p, int cell, object weight_ih, object weight_hh) except -1:
     memset(p, 0, sizeof(bptt_problem))
+    p.cell, p.activation = min(cell, BPTT_RNN), max(0, cell - BPTT_RNN)
     if weight_hh.dtype.num == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
     p.H = weight_hh.shape[1]
@@ -50,10 +53,11 @@ cdef int fill_sizes(bptt_problem *p, object weight_ih, object weight_hh) except 
 cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) except -1:
     weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole = parameters
     cdef void *pointers[5]
-    pointers[0] = take(weight_ih, p.dtype, 4 * p.H * p.I, "weight_ih")
-    pointers[1] = take(weight_hh, p.dtype, 4 * p.H * p.H, "weight_hh")
-    pointers[2] = take(bias_ih, p.dtype, 4 * p.H, "bias_ih")
-    pointers[3] = take(bias_hh, p.dtype, 4 * p.H, "bias_hh")
+    cdef int64_t rows = (4 if p.cell == BPTT_LSTM else 3 if p.cell == BPTT_GRU else 1) * p.H
+    pointers[0] = take(weight_ih, p.dtype, rows * p.I, "weight_ih")
+    pointers[1] = take(weight_hh, p.dtype, rows * p.H, "weight_hh")
+    pointers[2] = take(bias_ih, p.dtype, rows, "bias_ih")
+    pointers[3] = take(bias_hh, p.dtype, rows, "bias_hh")
     pointers[4] = take(weight_peephole, p.dtype, 3 * p.H, "weight_peephole")
     if gradients:
         p.d_weight_ih, p.d_weight_hh, p.d_bias_ih, p.d_bias_hh, p.d_weight_peephole = \
@@ -125,8 +129,8 @@ def pack(int cell, int threads, tuple parameters):
     """Return a Packed copy of the parameters for the active variant; `threads` is what streams on it may use."""
     cdef Packed packed = Packed.__new__(Packed)
     cdef bptt_problem *p = &packed.problem
-    fill_sizes(p, parameters[0], parameters[1])
-    p.cell, p.threads = cell, threads
+    fill_sizes(p, cell, parameters[0], parameters[1])
+    p.threads = threads
     fill_parameters(p, parameters, False)
     packed.variant, packed.threads = active_variant(), threads
     p.variant = bptt_active_rank() + 1
@@ -168,11 +172,11 @@ def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, outpu
     """Run a sequence: fills output (T,B,H), h_n, c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H)."""
     cdef bptt_problem p
     if packed is None:
-        fill_sizes(&p, parameters[0], parameters[1])
+        fill_sizes(&p, cell, parameters[0], parameters[1])
         fill_parameters(&p, parameters, False)
     else:
         p = packed.problem
-    p.cell, p.threads = cell, threads
+    p.threads = threads
     fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates)
     fill_shape_of_time(&p, lengths, resets)
     run(&p, BPTT_FORWARD)
@@ -182,8 +186,8 @@ def backward(int cell, int threads, tuple parameters, x, h_0, c_0, output, cells
              d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None):
     """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H)."""
     cdef bptt_problem p
-    fill_sizes(&p, parameters[0], parameters[1])
-    p.cell, p.threads = cell, threads
+    fill_sizes(&p, cell, parameters[0], parameters[1])
+    p.threads = threads
     fill_parameters(&p, parameters, False)
     fill_parameters(&p, d_parameters, True)
     fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates)
@@ -272,7 +276,7 @@ cdef class Stream:
         if not cnp.PyArray_ISCARRAY(out):
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
         for other in (x, self.h, self.c):
-            if overlap(out, other):
+            if other is not None and overlap(out, other):
                 raise ValueError("out: overlaps the input or the state of the stream")
         return 0
 

@@ -8,7 +8,7 @@ first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +53,13 @@ class Course(NamedTuple):
             return array
         return np.take(array, self.order, 1)
 
-    def unsorted(self, array: Array, axis: int = 1) -> Array:
+    @overload
+    def unsorted(self, array: Array, axis: int = 1) -> Array: ...
+    @overload
+    def unsorted(self, array: None, axis: int = 1) -> None: ...
+    def unsorted(self, array: Array | None, axis: int = 1) -> Array | None:
         """Return rows as they came."""
-        if self.order is None:
+        if array is None or self.order is None:
             return array
         back = empty(array.shape, array.dtype)
         back[(slice(None),) * axis + (self.order,)] = array
@@ -108,7 +112,8 @@ class Kept(NamedTuple):
     inputs : list of ndarray, (T, B, I) or (T, B, D*H)
     h_0, c_0 : ndarray, (L*D, B, H), or None
     hidden, cells : ndarray, (L*D, T, B, H)
-    gates : ndarray, (L*D, T, B, 4, H)
+        Cells are None where there is no cell state.
+    gates : ndarray, (L*D, T, B, 4, H), or None
     masks : list of ndarray, (T, B, D*H)
         What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
     course : Course
@@ -119,8 +124,8 @@ class Kept(NamedTuple):
     h_0: Array | None
     c_0: Array | None
     hidden: Array
-    cells: Array
-    gates: Array
+    cells: Array | None
+    gates: Array | None
     masks: list[Array]
     course: Course
 
@@ -134,7 +139,7 @@ def infer(
     h_0: Array | None,
     c_0: Array | None,
     course: Course,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array | None]:
     """Run every part and keep nothing but the result.
 
     Parameters
@@ -153,10 +158,11 @@ def infer(
     -------
     output : ndarray, (T, B, D*H)
     h_n, c_n : ndarray, (L*D, B, H)
+        Of h alone where there is no cell state: None then for c, here and everywhere.
     """
     T, B, _ = x.shape
-    H, D, dtype = layout.hidden_size, layout.directions, layout.dtype
-    h_n, c_n = (empty((layout.parts, B, H), dtype) for _ in range(2))
+    H, D, dtype, cell = layout.hidden_size, layout.directions, layout.dtype, getattr(core, layout.cell)
+    h_n, c_n = states_of(layout, B)
     if course.order is not None:
         x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
     for first in range(0, layout.parts, D):
@@ -165,12 +171,10 @@ def infer(
             a, output = course.turned(x, n - first), empty((T, B, H), dtype)
             if B:  # without rows there is nothing to fill, however many steps
                 given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
-                results = (output, h_n[n], c_n[n], None, None)
-                core.forward(core.LSTM, get_num_threads(), *given, *results, *course.of(n - first))
+                results = (output, h_n[n], at(c_n, n), None, None)
+                core.forward(cell, get_num_threads(), *given, *results, *course.of(n - first))
             outputs.append(output)
         x = joined(outputs, course)
-    if course.order is None:
-        return x, h_n, c_n
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
 
 
@@ -183,13 +187,15 @@ def forward(
     c_0: Array | None,
     masks: list[Array],
     course: Course,
-) -> tuple[Array, Array, Array, Kept]:
+) -> tuple[Array, Array, Array | None, Kept]:
     """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
     T, B, _ = x.shape
     H, D, N, dtype = layout.hidden_size, layout.directions, layout.parts, layout.dtype
-    h_n, c_n = (empty((N, B, H), dtype) for _ in range(2))
-    hidden, cells = (empty((N, T, B, H), dtype) for _ in range(2))
-    gates = empty((N, T, B, 4, H), dtype)
+    cell, saved = getattr(core, layout.cell), layout.saved
+    h_n, c_n = states_of(layout, B)
+    hidden = empty((N, T, B, H), dtype)
+    cells = empty((N, T, B, H), dtype) if layout.has_cell_state else None
+    gates = empty((N, T, B, saved, H), dtype) if saved else None
     inputs: list[Array] = []
     if course.order is not None:
         x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
@@ -201,8 +207,8 @@ def forward(
             inputs.append(course.turned(x, n - first))
             if B:
                 given = (weights[n], None, inputs[n], at(h_0, n), at(c_0, n))
-                results = (hidden[n], h_n[n], c_n[n], cells[n], gates[n])
-                core.forward(core.LSTM, get_num_threads(), *given, *results, *course.of(n - first))
+                results = (hidden[n], h_n[n], at(c_n, n), at(cells, n), at(gates, n))
+                core.forward(cell, get_num_threads(), *given, *results, *course.of(n - first))
         x = joined(list(hidden[first : first + D]), course)
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, course)
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n), kept
@@ -218,7 +224,7 @@ def backward(
     d_c_n: Array | None,
     d_weights: Sequence[Weights],
     steps: bool,
-) -> tuple[Array, Array, Array, Array | None, Array | None]:
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """Backpropagate through every part; fills `d_weights`.
 
     Returns
@@ -232,8 +238,10 @@ def backward(
     if course.order is not None and d_output is not None:
         d_output = np.take(d_output, course.order, 1)
     d_h_n, d_c_n = course.sorted(d_h_n), course.sorted(d_c_n)
-    d_h_0, d_c_0 = (empty((N, B, H), dtype) for _ in range(2))
-    d_hidden, d_cells = (empty((N, T, B, H), dtype) if steps else None for _ in range(2))
+    cell = getattr(core, layout.cell)
+    d_h_0, d_c_0 = states_of(layout, B)
+    d_hidden = empty((N, T, B, H), dtype) if steps else None
+    d_cells = empty((N, T, B, H), dtype) if steps and layout.has_cell_state else None
     for layer in reversed(range(layout.layers)):
         d_inputs = []
         for d in range(D):
@@ -241,10 +249,16 @@ def backward(
             errors = None if d_output is None else part_of(d_output, d, D, course)
             d_x = empty(kept.inputs[n].shape, dtype)
             if B:
-                tape = (at(kept.h_0, n), at(kept.c_0, n), kept.hidden[n], kept.cells[n], kept.gates[n])
+                tape = (
+                    at(kept.h_0, n),
+                    at(kept.c_0, n),
+                    kept.hidden[n],
+                    at(kept.cells, n),
+                    at(kept.gates, n),
+                )
                 given = (weights[n], kept.inputs[n], *tape, errors, at(d_h_n, n), at(d_c_n, n))
-                results = (d_x, d_h_0[n], d_c_0[n], d_weights[n], at(d_hidden, n), at(d_cells, n))
-                core.backward(core.LSTM, get_num_threads(), *given, *results, *course.of(d))
+                results = (d_x, d_h_0[n], at(d_c_0, n), d_weights[n], at(d_hidden, n), at(d_cells, n))
+                core.backward(cell, get_num_threads(), *given, *results, *course.of(d))
             d_inputs.append(d_x)
         d_output = d_inputs[0]
         if D == 2:
@@ -281,6 +295,12 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
         turned = [course.turned(part.reshape(T, B, -1), n % 2) for n, part in enumerate(parts)]
         parts = np.stack(turned).reshape(parts.shape)
     return course.unsorted(parts, 2)
+
+
+def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:
+    """Return new states h and c, (L*D, B, H); None for c where there is no cell state."""
+    shape = (layout.parts, B, layout.hidden_size)
+    return empty(shape, layout.dtype), empty(shape, layout.dtype) if layout.has_cell_state else None
 
 
 def at(parts: Array | None, n: int) -> Array | None:

@@ -13,9 +13,22 @@ from numpy.typing import NDArray
 
 from . import reference
 
-__all__ = ["LSTM", "Packed", "Stream", "active_variant", "backward", "forward", "pack"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN_IDENTITY",
+    "RNN_RELU",
+    "RNN_TANH",
+    "Packed",
+    "Stream",
+    "active_variant",
+    "backward",
+    "forward",
+    "pack",
+]
 
-LSTM = 0
+LSTM, GRU, RNN_TANH, RNN_RELU, RNN_IDENTITY = range(5)
+_NONLINEARITIES = {RNN_TANH: "tanh", RNN_RELU: "relu", RNN_IDENTITY: "identity"}
 Array: TypeAlias = "NDArray[Any]"
 Parameters: TypeAlias = "tuple[Array | None, ...]"
 
@@ -27,13 +40,14 @@ class Packed:
 
     variant = "reference"
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, cell: int, parameters: Parameters) -> None:
+        self.cell = cell
         self.parameters = tuple(None if array is None else array.copy() for array in parameters)
 
 
 def pack(cell: int, threads: int, parameters: Parameters) -> Packed:
     """Return a copy of the weights."""
-    return Packed(parameters)
+    return Packed(cell, parameters)
 
 
 def active_variant() -> str:
@@ -51,7 +65,7 @@ def forward(
     c_0: Array | None,
     output: Array,
     h_n: Array,
-    c_n: Array,
+    c_n: Array | None,
     cells: Array | None,
     gates: Array | None,
     lengths: Array | None = None,
@@ -59,9 +73,19 @@ def forward(
 ) -> None:
     """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
     weights = _named(packed.parameters if packed is not None else parameters)
-    states = _or_zeros(h_0, h_n), _or_zeros(c_0, c_n)
-    results = reference.lstm_forward(x, *states, weights, lengths, resets)
-    for target, result in zip((output, h_n, c_n, cells, gates), results, strict=True):
+    h_0 = _or_zeros(h_0, h_n)
+    if cell == LSTM:
+        assert c_n is not None
+        given = x, h_0, _or_zeros(c_0, c_n), weights
+        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets)
+        targets: tuple[Array | None, ...] = (output, h_n, c_n, cells, gates)
+    elif cell == GRU:
+        results = reference.gru_forward(x, h_0, weights, lengths, resets)
+        targets = (output, h_n, gates)
+    else:
+        results = reference.rnn_forward(x, h_0, weights, _NONLINEARITIES[cell], lengths, resets)
+        targets = (output, h_n)
+    for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
 
@@ -74,8 +98,8 @@ def backward(
     h_0: Array | None,
     c_0: Array | None,
     output: Array,
-    cells: Array,
-    gates: Array,
+    cells: Array | None,
+    gates: Array | None,
     d_output: Array | None,
     d_h_n: Array | None,
     d_c_n: Array | None,
@@ -90,22 +114,37 @@ def backward(
 ) -> None:
     """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells."""
     state = np.empty((output.shape[1], output.shape[2]), output.dtype)
-    dx, dh, dc, d_weights, hidden, all_cells = reference.lstm_backward(
-        x,
-        _or_zeros(h_0, state),
-        _or_zeros(c_0, state),
-        _named(parameters),
-        output,
-        cells,
-        gates,
-        _or_zeros(d_output, output),
-        _or_zeros(d_h_n, state),
-        _or_zeros(d_c_n, state),
-        lengths,
-        resets,
-    )
-    targets = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
-    for target, result in zip(targets, (dx, dh, dc, hidden, all_cells), strict=True):
+    weights, h_0 = _named(parameters), _or_zeros(h_0, state)
+    errors, d_h_n = _or_zeros(d_output, output), _or_zeros(d_h_n, state)
+    if cell == LSTM:
+        assert cells is not None
+        assert gates is not None
+        dx, dh, dc, d_weights, *steps = reference.lstm_backward(
+            x,
+            h_0,
+            _or_zeros(c_0, state),
+            weights,
+            output,
+            cells,
+            gates,
+            errors,
+            d_h_n,
+            _or_zeros(d_c_n, state),
+            lengths,
+            resets,
+        )
+        results: tuple[Array, ...] = (dx, dh, dc, *steps)
+        targets: tuple[Array | None, ...] = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
+    else:
+        if cell == GRU:
+            assert gates is not None
+            found = reference.gru_backward(x, h_0, weights, output, gates, errors, d_h_n, lengths, resets)
+        else:
+            kind = _NONLINEARITIES[cell]
+            found = reference.rnn_backward(x, h_0, weights, output, errors, d_h_n, kind, lengths, resets)
+        dx, dh, d_weights, hidden = found
+        results, targets = (dx, dh, hidden), (d_x, d_h_0, d_hidden)
+    for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
     for name, target in _named(d_parameters).items():
@@ -127,13 +166,13 @@ class Stream:
     A `batch_size` of 0 with states of one row means unbatched: x (I,), output (H,).
     """
 
-    def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array) -> None:
+    def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array | None) -> None:
+        self._packed, self._h, self._c = packed, h, c
         self._weights = _named(packed.parameters)
-        self._h, self._c = h, c
-        H4, I = self._weights["weight_ih"].shape
+        H, I = h.shape[1], self._weights["weight_ih"].shape[1]
         batched = batch_size > 0 or len(h) == 0
         self._x_shape = (batch_size, I) if batched else (I,)
-        self._out_shape = (batch_size, H4 // 4) if batched else (H4 // 4,)
+        self._out_shape = (batch_size, H) if batched else (H,)
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
@@ -146,8 +185,9 @@ class Stream:
         if out is not None:
             self._check_out(out, array)
         sequence = array.astype(dtype).reshape(1, len(self._h), self._weights["weight_ih"].shape[1])
-        h, c = reference.lstm_forward(sequence, self._h, self._c, self._weights)[1:3]
-        self._h[...], self._c[...] = h, c
+        output, states = np.empty((1, *self._h.shape), dtype), (self._h, self._c)
+        forward(self._packed.cell, 1, None, self._packed, sequence, *states, output, *states, None, None)
+        h = output[0]
         out = np.empty(self._out_shape, dtype) if out is None else out
         out[...] = h.reshape(self._out_shape)
         return out
@@ -161,5 +201,8 @@ class Stream:
             raise ValueError(f"out: expected shape {self._out_shape}, got {out.shape}")
         if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
-        if any(np.may_share_memory(out, other) for other in (x, self._h, self._c, *self._weights.values())):
+        if any(
+            np.may_share_memory(out, other)
+            for other in (x, self._h, *([] if self._c is None else [self._c]), *self._weights.values())
+        ):
             raise ValueError("out: overlaps the input or the state of the stream")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from . import _backend, _check, _network, _reference_core
 from ._check import Layout
 from ._threads import get_num_threads
-from .parameters import Parameters, Weights, lstm_weights
+from .parameters import Parameters, Weights, layer_weights
 
 __all__ = ["Engine", "Stream", "infer"]
 
-State: TypeAlias = "tuple[NDArray[Any], NDArray[Any]]"
+State: TypeAlias = "Any"  # the pair (h, c), or h alone where there is no cell state
 ALL_STEPS = _network.Course()
 
 
@@ -39,7 +39,7 @@ def infer(
     layout : Layout
         Sizes, dtype, order of axes.
     weights : list of tuple or None
-        As `lstm_weights` gives them; None if `packs` are given.
+        As `layer_weights` gives them; None if `packs` are given.
     packs : list or None
         What ``core.pack`` returned for each of them, or None.
     x, state, lengths, resets
@@ -59,16 +59,15 @@ def infer(
         course = _network.course_of(*spans, T, B, layout.directions)
     output, h_n, c_n = _network.infer(core, layout, weights, packs, x, h_0, c_0, course)
     if batched and not layout.batch_first:
-        return output, (h_n, c_n)
-    states = layout.state_as_given(h_n, batched), layout.state_as_given(c_n, batched)
-    return layout.as_given(output, batched), states
+        return output, h_n if c_n is None else (h_n, c_n)
+    return layout.as_given(output, batched), layout.states_as_given(h_n, c_n, batched)
 
 
 class Engine:
-    """An LSTM for inference: immutable, its weights packed once, safe to call from many threads at once.
+    """A layer for inference: immutable, its weights packed once, safe to call from many threads at once.
 
-    Made by `LSTM.freeze`. Later changes of the layer do not reach it. It can be pickled; the weights are
-    packed again on loading, for the machine that loads.
+    Made by a layer's ``freeze``. Later changes of the layer do not reach it. It can be pickled; the weights
+    are packed again on loading, for the machine that loads.
 
     Examples
     --------
@@ -96,8 +95,10 @@ class Engine:
                 packs = self._packs.get(core)
                 if packs is None:
                     layout, threads = self._layout, get_num_threads()
-                    weights = lstm_weights(self._parameters, layout.layers, layout.directions)
-                    packs = self._packs[core] = [core.pack(core.LSTM, threads, part) for part in weights]
+                    weights = layer_weights(self._parameters, layout.layers, layout.directions)
+                    packs = self._packs[core] = [
+                        core.pack(getattr(core, layout.cell), threads, part) for part in weights
+                    ]
         return packs
 
     @property
@@ -148,7 +149,7 @@ class Engine:
     def __call__(
         self, x: Any, state: Any = None, *, lengths: Any = None, resets: Any = None
     ) -> tuple[NDArray[Any], State]:
-        """Run a sequence from a state (zeros by default): as `LSTM.__call__`, with the same bits.
+        """Run a sequence from a state (zeros by default): as a call of the layer, with the same bits.
 
         Parameters
         ----------
@@ -258,20 +259,24 @@ class Stream:
         self.batch_size = None if batch_size is None else rows
         self._core = _backend.core() if rows else _reference_core  # the kernels need a row; NumPy does not
         self._h = np.zeros((engine.num_layers, rows, engine.hidden_size), engine.dtype)
-        self._c = np.zeros_like(self._h)
+        self._c = np.zeros_like(self._h) if engine._layout.has_cell_state else None
         self._packs = engine._packed(self._core)
         size = self.batch_size or 0
         self._steps = [
             self._core.Stream(packed, size, h, c).step
-            for packed, h, c in zip(self._packs, self._h, self._c, strict=True)
+            for packed, h, c in zip(self._packs, self._h, self._each_c(), strict=True)
         ]
         self.step = self._steps[0] if engine.num_layers == 1 else self._stacked_step
+
+    def _each_c(self) -> list[NDArray[Any] | None]:
+        """Return c of each layer, or as many times None."""
+        return [None] * len(self._h) if self._c is None else list(self._c)
 
     def _stacked_step(self, x: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Every layer advances by one step on the output of the one below."""
         if out is not None:  # before the first layer advances
             expected = self._h.shape[1:] if self.batch_size is not None else self._h.shape[2:]
-            _check.target("out", out, expected, self.engine.dtype, (np.asarray(x), self._h, self._c))
+            _check.target("out", out, expected, self.engine.dtype, (np.asarray(x), self._h, *self._each_c()))
         for step in self._steps[:-1]:
             x = step(x)
         result: NDArray[Any] = self._steps[-1](x, out)
@@ -283,17 +288,19 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """Copies of h and c, each (L, B, H), unbatched (L, H); assign a pair of such arrays to set them."""
-        batched = self.batch_size is not None
-        layout = self._layout
-        return layout.state_as_given(self._h.copy(), batched), layout.state_as_given(self._c.copy(), batched)
+        """Copies of h and c, each (L, B, H), unbatched (L, H), or h alone; assign such arrays to set."""
+        c = None if self._c is None else self._c.copy()
+        return self._layout.states_as_given(self._h.copy(), c, self.batch_size is not None)
 
     @state.setter
     def state(self, value: Any) -> None:
         h, c = self._layout.state(value, self._h.shape[1], self.batch_size is not None, ("h", "c"))
-        if h is None or c is None:
+        if h is None or (c is None and self._c is not None):
             raise TypeError("state: expected a pair (h, c) of arrays, got None (reset() sets zeros)")
-        self._h[...], self._c[...] = h.copy(), c.copy()
+        h = h.copy()
+        if self._c is not None:
+            self._c[...] = c
+        self._h[...] = h
 
     def run(self, x: Any) -> NDArray[Any]:
         """Advance by T steps.
@@ -323,9 +330,10 @@ class Stream:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
         states = (self._h, self._c)
-        output, self._h[...], self._c[...] = _network.infer(
-            self._core, layout, None, self._packs, array, *states, ALL_STEPS
-        )
+        output, h_n, c_n = _network.infer(self._core, layout, None, self._packs, array, *states, ALL_STEPS)
+        self._h[...] = h_n
+        if self._c is not None:
+            self._c[...] = c_n
         return layout.as_given(output, batched)
 
     def reset(self, mask: Any = None) -> None:
@@ -342,13 +350,14 @@ class Stream:
             If `mask` is not of bools, or not (B,).
         """
         if mask is None:
-            self._h[...], self._c[...] = 0, 0
-            return
+            mask = np.ones(self._h.shape[1], np.bool_)
         rows = np.asarray(mask)
         if rows.dtype != np.bool_:
             raise TypeError(f"mask: expected bool, got {rows.dtype}")
         _check.shape("mask", rows.shape, "(B,)", (self._h.shape[1],))
-        self._h[:, rows], self._c[:, rows] = 0, 0
+        for states in (self._h, self._c):
+            if states is not None:
+                states[:, rows] = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_stream, (self.engine, self.batch_size, self.state)

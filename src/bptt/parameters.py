@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from . import _check
 from ._memory import empty
 
-__all__ = ["Parameters", "initialise", "lstm_shapes", "lstm_weights", "suffixes"]
+__all__ = ["Parameters", "initialise", "layer_shapes", "layer_weights", "suffixes"]
 
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Weights: TypeAlias = "tuple[NDArray[Any] | None, ...]"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-_LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
-_SYMBOLS = {"weight_ih": "(4*H, I)", "weight_hh": "(4*H, H)", "bias": "(4*H,)", "weight_peephole": "(3, H)"}
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+_SYMBOLS = {"weight_ih": "({}, I)", "weight_hh": "({}, H)", "bias": "({},)", "weight_peephole": "(3, H)"}
 
 
 class Parameters(Mapping[str, NDArray[Any]]):
@@ -102,8 +102,19 @@ class Parameters(Mapping[str, NDArray[Any]]):
     def _read(self, name: str, value: Any) -> NDArray[Any]:
         """Return `value` as an array of real numbers of the shape that `name` has."""
         array = _check.numeric(name, value)
-        _check.shape(name, array.shape, _symbols(name), self._shapes[name])
+        _check.shape(name, array.shape, self._symbols(name), self._shapes[name])
         return array
+
+    def _symbols(self, name: str) -> str:
+        """Spell the shape of a parameter in letters."""
+        rows, hidden_size = next(
+            (s for key, s in self._shapes.items() if key.startswith("weight_hh")), (0, 1)
+        )
+        gates = rows // hidden_size
+        for prefix, symbols in _SYMBOLS.items():
+            if name.startswith(prefix):
+                return symbols.format(f"{gates}*H" if gates > 1 else "H")
+        return "shape"
 
     def load(self, values: Mapping[str, Any]) -> None:
         """Copy in every parameter from `values`; nothing changes unless all names and shapes are right.
@@ -166,26 +177,26 @@ def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     return raw[start : start + count]
 
 
-def _symbols(name: str) -> str:
-    """Spell the shape of a parameter in letters."""
-    for prefix, symbols in _SYMBOLS.items():
-        if name.startswith(prefix):
-            return symbols
-    return "shape"
-
-
 def suffixes(layers: int, directions: int) -> list[str]:
     """Return what the names of each part's parameters end in, layer by layer: "_l0", "_l0_reverse", .."""
     return [f"_l{layer}{way}" for layer in range(layers) for way in ("", "_reverse")[:directions]]
 
 
-def lstm_shapes(
-    input_size: int, hidden_size: int, bias: bool, peephole: bool, layers: int = 1, directions: int = 1
+def layer_shapes(
+    gates: int,
+    input_size: int,
+    hidden_size: int,
+    bias: bool,
+    peephole: bool,
+    layers: int,
+    directions: int,
 ) -> Shapes:
-    """Return the names and shapes of an LSTM's parameters: those of torch.nn.LSTM, and the peepholes.
+    """Return the names and shapes of a layer's parameters: those of torch.nn, and the peepholes.
 
     Parameters
     ----------
+    gates : int
+        4 for the LSTM, 3 for the GRU, 1 for the RNN.
     input_size, hidden_size : int
         I and H.
     bias, peephole : bool
@@ -196,23 +207,23 @@ def lstm_shapes(
     Returns
     -------
     dict of str to tuple of int
-        In the order in which the kernels take them; gates i, f, g, o, peepholes i, f, o.
+        In the order in which the kernels take them; gates i, f, g, o or r, z, n, peepholes i, f, o.
     """
-    H4 = 4 * hidden_size
+    rows = gates * hidden_size
     shapes: Shapes = {}
     for n, end in enumerate(suffixes(layers, directions)):
         width = input_size if n < directions else directions * hidden_size
-        shapes |= {f"weight_ih{end}": (H4, width), f"weight_hh{end}": (H4, hidden_size)}
+        shapes |= {f"weight_ih{end}": (rows, width), f"weight_hh{end}": (rows, hidden_size)}
         if bias:
-            shapes |= {f"bias_ih{end}": (H4,), f"bias_hh{end}": (H4,)}
+            shapes |= {f"bias_ih{end}": (rows,), f"bias_hh{end}": (rows,)}
         if peephole:
             shapes[f"weight_peephole{end}"] = (3, hidden_size)
     return shapes
 
 
-def lstm_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
+def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
     """Return what the kernels take of each part: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole."""
-    return [tuple(parameters.get(name + end) for name in _LSTM) for end in suffixes(layers, directions)]
+    return [tuple(parameters.get(name + end) for name in _KINDS) for end in suffixes(layers, directions)]
 
 
 def initialise(parameters: Parameters, bound: float, seed: Any) -> None:

@@ -15,7 +15,7 @@ __all__ = ["Gradients", "Tape"]
 
 
 class Tape:
-    """What `LSTM.forward` keeps for `LSTM.backward`; its arrays can be read, not written.
+    """What a layer's ``forward`` keeps for its ``backward``; its arrays can be read, not written.
 
     A tape holds activations, not weights: `backward` uses the parameters, and the input, as they are when
     it is called. An input or initial state that needed no conversion is held without a copy, so change
@@ -39,7 +39,7 @@ class Tape:
         batched: bool,
         output: NDArray[Any],
         h_n: NDArray[Any],
-        c_n: NDArray[Any],
+        c_n: NDArray[Any] | None,
         kept: Kept,
     ) -> None:
         self._owner, self._layout, self._batched = owner, layout, batched
@@ -65,11 +65,10 @@ class Tape:
         return _read_only(self._layout.as_given(self._output, self._batched))
 
     @property
-    def state(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """h_n and c_n after the last step, (L*D, B, H) or unbatched (L*D, H): where to go on."""
-        h_n = self._layout.state_as_given(self._h_n, self._batched)
-        c_n = self._layout.state_as_given(self._c_n, self._batched)
-        return _read_only(h_n), _read_only(c_n)
+    def state(self) -> Any:
+        """h_n and c_n, or h_n alone, after the last step, (L*D, B, H) or unbatched (L*D, H)."""
+        c_n = None if self._c_n is None else _read_only(self._c_n)
+        return self._layout.states_as_given(_read_only(self._h_n), c_n, self._batched)
 
     @property
     def hidden(self) -> NDArray[Any]:
@@ -77,14 +76,17 @@ class Tape:
         return self._ordered(self._kept.hidden)
 
     @property
-    def cells(self) -> NDArray[Any]:
-        """c_t of every step, (L*D, T, B, H)."""
-        return self._ordered(self._kept.cells)
+    def cells(self) -> NDArray[Any] | None:
+        """c_t of every step, (L*D, T, B, H); None where there is no cell state."""
+        return None if self._kept.cells is None else self._ordered(self._kept.cells)
 
     @property
-    def gates(self) -> NDArray[Any]:
-        """Activated gates of every step, (L*D, T, B, 4, H), in the order i, f, g, o."""
-        return self._ordered(self._kept.gates)
+    def gates(self) -> NDArray[Any] | None:
+        """Activated gates of every step: i, f, g, o (L*D, T, B, 4, H); r, z, n (L*D, T, B, 3, H); or None."""
+        if self._kept.gates is None:
+            return None
+        gates = self._ordered(self._kept.gates)
+        return gates if self._layout.has_cell_state else gates[..., :3, :]
 
     def _ordered(self, parts: NDArray[Any]) -> NDArray[Any]:
         ordered = in_order(parts, self._layout.directions, self._kept.course)
@@ -104,14 +106,14 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Gradients:
-    """Gradients of the loss, from `LSTM.backward`.
+    """Gradients of the loss, from a layer's ``backward``.
 
     Attributes
     ----------
     input : ndarray
         Like the input of the forward pass: (T, B, I), (B, T, I) or (T, I).
-    state : tuple of ndarray
-        d_h_0 and d_c_0, each (L*D, B, H) or unbatched (L*D, H).
+    state : tuple of ndarray, or ndarray
+        d_h_0 and d_c_0, or d_h_0 alone, each (L*D, B, H) or unbatched (L*D, H).
     parameters : Parameters
         Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
     hidden, cells : ndarray or None
@@ -129,7 +131,7 @@ class Gradients:
     """
 
     input: NDArray[Any]
-    state: tuple[NDArray[Any], NDArray[Any]]
+    state: Any
     parameters: Parameters
     hidden: NDArray[Any] | None = None
     cells: NDArray[Any] | None = None

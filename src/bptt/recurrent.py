@@ -1,0 +1,347 @@
+"""What all layers do: settings, parameters, forward, backward and freezing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _backend, _check, _network
+from ._check import Layout
+from ._settings import checked
+from .engine import Engine, State, infer
+from .parameters import Parameters, Weights, initialise, layer_shapes, layer_weights
+from .tape import Gradients, Tape
+
+__all__ = ["Recurrent"]
+
+Layer = TypeVar("Layer", bound="Recurrent")
+
+
+class Recurrent:
+    """A stack of recurrent layers of one cell, in one or two directions: the base of `LSTM`, `GRU` and `RNN`.
+
+    A subclass says which settings it has, how many blocks of H rows its weights have, and what the core calls
+    its cell.
+    """
+
+    _DEFAULTS: ClassVar[dict[str, Any]]
+    _GATES: ClassVar[int]
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    dtype: np.dtype[Any]
+    parameters: Parameters
+    _layout: Layout
+    _owner: object
+    _weights: list[Weights]
+
+    def _cell(self) -> str:
+        """Return what the core calls the cell."""
+        raise TypeError(f"{type(self).__name__} has no cell: use LSTM, GRU or RNN")
+
+    def _make(self, given: Mapping[str, Any]) -> None:
+        """Check the settings, among the local variables of a constructor, and make the parameters."""
+        names = ("input_size", "hidden_size", *self._DEFAULTS)
+        settings = checked({name: given[name] for name in names}, self._DEFAULTS)
+        dropout, num_layers = settings["dropout"], settings["num_layers"]
+        if dropout > 0 and num_layers == 1:
+            text = (
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}"
+            )
+            warnings.warn(text, UserWarning, stacklevel=3)
+        I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
+        L, D = num_layers, 1 + settings["bidirectional"]
+        _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+2": max(I, D * H) + H + 2})
+        peephole = settings.get("peephole", False)
+        shapes = layer_shapes(self._GATES, I, H, settings["bias"], peephole, L, D)
+        parameters = Parameters(shapes, real)
+        initialise(parameters, H**-0.5, given["seed"])
+        self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "parameters":
+            raise AttributeError(
+                "parameters: set them in place (layer.parameters[name] = ..., load_state_dict)"
+            )
+        if name in ("input_size", "hidden_size") or name in self._DEFAULTS:
+            raise AttributeError(f"{name}: the settings of a layer are fixed; make another layer")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_weights", "_layout")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        L, D = self.num_layers, 1 + self.bidirectional
+        sizes = self.input_size, self.hidden_size
+        self._layout = Layout(*sizes, self.batch_first, self.dtype, L, D, self._cell())
+        self._weights = layer_weights(self.parameters, L, D)
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name, default in self._DEFAULTS.items():
+            value = getattr(self, name)
+            if value != default:
+                shown.append(f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __call__(
+        self, x: Any, state: Any = None, *, lengths: Any = None, resets: Any = None
+    ) -> tuple[NDArray[Any], State]:
+        """Run a sequence from a state, for inference: nothing is kept.
+
+        Parameters
+        ----------
+        x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
+            Inputs of the layer's dtype (a float64 layer takes float32 too). Any strides; never written.
+        state : tuple of array_like, or array_like, optional
+            h_0 and c_0 of an LSTM, h_0 of the others, each (L*D, B, H), unbatched (L*D, H), also with
+            `batch_first`. Zeros by default.
+        lengths : array_like of int, (B,), optional
+            Steps of each row, 0 to T, in any order. Past them `x` is not read and the output is zero; the
+            state is that after the last of them, and the reverse direction starts there.
+        resets : array_like of bool, (T, B) in every layout, or (T,), optional
+            Where a row starts anew at step t, from the zero state: nothing crosses from t-1 to t, in either
+            direction.
+
+        Returns
+        -------
+        output : ndarray
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
+        (h_n, c_n) or h_n : tuple of ndarray, or ndarray
+            The state after the last step, shaped like `state`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong dtype or shape; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> layer, x = bptt.LSTM(3, 4, seed=0), np.ones((6, 2, 3), np.float32)
+        >>> first, state = layer(x[:2])
+        >>> second, state = layer(x[2:], state)
+        >>> np.array_equal(np.concatenate([first, second]), layer(x)[0])
+        True
+        """
+        return infer(_backend.core(), self._layout, self._weights, None, x, state, lengths, resets)
+
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        recompute: None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> Tape:
+        """Run a sequence from a state, for training: the tape keeps what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, resets
+            As for a call of the layer. `x` is held without a copy where it needs no conversion: leave it as
+            it is until the last `backward`.
+        recompute : None
+            Not supported yet.
+        rng : numpy.random.Generator or int, optional
+            For dropout; without one it is off. The same seed drops the same elements.
+
+        Returns
+        -------
+        Tape
+            ``tape.output``, ``tape.state``; ``tape.hidden``, ``tape.cells``, ``tape.gates`` of every step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong dtype or shape; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> tape = bptt.LSTM(3, 4, seed=0).forward(np.ones((5, 2, 3), np.float32))
+        >>> tape.output.shape
+        (5, 2, 4)
+        """
+        _check.not_yet("recompute", recompute, None)
+        layout = self._layout
+        x, batched = layout.sequence(x)
+        T, B, _ = x.shape
+        h_0, c_0 = layout.state(state, B, batched)
+        spans = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
+        course = _network.course_of(*spans, T, B, layout.directions)
+        masks = _network.dropout_masks(layout, T, B, self.dropout, rng)
+        results = _network.forward(_backend.core(), layout, self._weights, x, h_0, c_0, masks, course)
+        return Tape(self._owner, layout, batched, *results)
+
+    def backward(
+        self,
+        tape: Tape,
+        d_output: Any = None,
+        d_state: Any = None,
+        *,
+        truncate: None = None,
+        step_clip: None = None,
+        steps: bool = False,
+    ) -> Gradients:
+        """Backpropagate through time, over the whole sequence of a tape.
+
+        The parameters are used as they are now; change them only after the last `backward` over the tape. A
+        tape may be used again, and gives the same bits again.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward` of this layer.
+        d_output : array_like, optional
+            Gradient of the loss with respect to ``tape.output``, of its shape. Zeros by default.
+        d_state : tuple of array_like, or array_like, optional
+            Gradients with respect to h_n and c_n, shaped like the state; either of two may be None. Zeros by
+            default.
+        truncate, step_clip : None
+            Not supported yet.
+        steps : bool
+            Also return the gradient that reaches h_t and c_t at every step.
+
+        Returns
+        -------
+        Gradients
+            ``gradients.input``, ``gradients.state``, ``gradients.parameters``; with `steps` also
+            ``gradients.hidden`` and ``gradients.cells``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the tape is another layer's, or an argument has a wrong dtype or shape; the message names it.
+
+        Notes
+        -----
+        Werbos (1990).
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> layer = bptt.LSTM(3, 4, seed=0)
+        >>> tape = layer.forward(np.ones((5, 2, 3), np.float32))
+        >>> gradients = layer.backward(tape, np.ones_like(tape.output))
+        >>> gradients.parameters["weight_ih_l0"].shape
+        (16, 3)
+        """
+        _check.not_yet("truncate", truncate, None)
+        _check.not_yet("step_clip", step_clip, None)
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
+        layout = self._layout
+        batched, kept = tape.kept(self._owner, layout)
+        T, B, _ = kept.inputs[0].shape
+        errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
+        d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
+        parameters = self.parameters.empty_like()
+        d_weights = layer_weights(parameters, layout.layers, layout.directions)
+        if not B:
+            parameters.flat[...] = 0
+        wanted = _check.flag("steps", steps)
+        given = (self._weights, kept, errors, d_h_n, d_c_n, d_weights, wanted)
+        d_x, d_h_0, d_c_0, hidden, cells = _network.backward(_backend.core(), layout, *given)
+        d_state = layout.states_as_given(d_h_0, d_c_0, batched)
+        return Gradients(layout.as_given(d_x, batched), d_state, parameters, hidden, cells)
+
+    def freeze(self, precision: str | None = None) -> Engine:
+        """Return an immutable engine for inference with a copy of the weights, packed once.
+
+        Parameters
+        ----------
+        precision : {"float32", "float64"}, optional
+            What the engine computes in; the layer's dtype by default. "bfloat16" and "int8" are not supported
+            yet.
+
+        Returns
+        -------
+        Engine
+
+        Raises
+        ------
+        ValueError
+            If there is no such precision, or it is not supported yet.
+
+        Examples
+        --------
+        >>> import bptt
+        >>> bptt.LSTM(3, 4, seed=0).freeze("float64").dtype
+        dtype('float64')
+        """
+        dtype = _check.precision(precision, self.dtype)
+        return Engine(self._layout._replace(dtype=dtype), self.parameters.astype(dtype))
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of every parameter by name.
+
+        Examples
+        --------
+        >>> import bptt
+        >>> sorted(bptt.LSTM(3, 4, bias=False).state_dict())
+        ['weight_hh_l0', 'weight_ih_l0']
+        """
+        return {name: array.copy() for name, array in self.parameters.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy in every parameter; nothing changes unless all names and shapes are right.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array_like
+            The names and shapes of `parameters`, of any real dtype: arrays, torch tensors, nested lists.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape differs.
+        TypeError
+            If a value is not an array of real numbers.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> one, other = bptt.LSTM(3, 4, seed=1), bptt.LSTM(3, 4, seed=2)
+        >>> other.load_state_dict(one.state_dict())
+        >>> np.array_equal(one.parameters.flat, other.parameters.flat)
+        True
+        """
+        self.parameters.load(state_dict)
+
+    def astype(self: Layer, dtype: DTypeLike) -> Layer:
+        """Return a copy of the layer with its parameters converted to `dtype`.
+
+        Parameters
+        ----------
+        dtype : {numpy.float32, numpy.float64}
+
+        Returns
+        -------
+        layer
+            Of the same class.
+
+        Examples
+        --------
+        >>> import numpy as np, bptt
+        >>> bptt.LSTM(3, 4, seed=0).astype(np.float64)
+        LSTM(3, 4, dtype=float64)
+        """
+        real = _check.layer_dtype(dtype)
+        copy = type(self).__new__(type(self))
+        changed = {"dtype": real, "parameters": self.parameters.astype(real), "_owner": object()}
+        copy.__setstate__({**self.__getstate__(), **changed})
+        return copy
