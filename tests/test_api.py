@@ -25,6 +25,7 @@ MODULES = [
     "_threads",
     "clip",
     "engine",
+    "init",
     "layers",
     "recurrent",
     "optim",
@@ -68,6 +69,7 @@ ALLOWED = {
     "layers": {"_settings", "recurrent"},
     "clip": {"_check", "parameters", "tape"},
     "optim": {"_check", "parameters", "tape"},
+    "init": {"_check", "layers", "parameters", "recurrent"},
     "_config": {"_backend", "_threads", "_version"},
 }
 

@@ -4,7 +4,7 @@
 ``layer.freeze`` makes an engine for inference. `bptt.reference` is the specification in NumPy.
 """
 
-from . import optim, reference
+from . import init, optim, reference
 from ._backend import active_variant, backend, use_variant, variants
 from ._config import config, show_config
 from ._threads import get_num_threads, num_threads, set_num_threads
@@ -31,6 +31,7 @@ __all__ = [
     "clip_grad_value_",
     "config",
     "get_num_threads",
+    "init",
     "num_threads",
     "optim",
     "reference",
