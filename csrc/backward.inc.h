@@ -8,6 +8,7 @@
 typedef struct {
   const bptt_problem *p;
   plan plan;
+  cell_options options;
   int64_t panels, x_panels; /* of weight_hh and weight_ih */
   int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
   int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
@@ -48,7 +49,7 @@ INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, in
     h_prev = vload_n((reset ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
   if (READS_H)
     h = vload_n((const REAL *)p->output + row * H + unit, lanes);
-  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, p->activation);
+  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
 }
 
 /* Step t of those units, given what flows back from step t+1. */
@@ -455,7 +456,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
 }
 
 static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
-  NAME(backward_job) job = {.p = p};
+  NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, real = (int64_t)sizeof(REAL);
   job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(wide_panels)(H);

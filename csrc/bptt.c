@@ -12,6 +12,17 @@ static int overflows(int64_t a, int64_t b, int64_t c) {
          product > INT64_C(1) << 56;
 }
 
+/* Whether the options are in range, and those of other cells are off. */
+static int options_fit(const bptt_problem *p) {
+  for (int n = 0; n < 3; n++)
+    if (p->activations[n] < 0 || p->activations[n] >= BPTT_ACTIVATIONS)
+      return 0;
+  if (p->cell == BPTT_LSTM)
+    return (p->coupled == 0 || p->coupled == 1) && p->cell_clip >= 0;
+  return !p->coupled && p->cell_clip == 0 && !p->activations[1] && !p->activations[2] &&
+         (p->cell == BPTT_RNN || !p->activations[0]);
+}
+
 static bptt_status check_sizes(const bptt_problem *p) {
   if (p->T < 0 || p->B < 0 || p->I < 0 || p->H < 1)
     return BPTT_BAD_SIZE;
@@ -19,9 +30,9 @@ static bptt_status check_sizes(const bptt_problem *p) {
     return BPTT_BAD_SIZE;
   if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
     return BPTT_BAD_SIZE;
-  if (p->cell < 0 || p->cell >= BPTT_CELLS || p->activation < 0 || p->activation > BPTT_IDENTITY ||
-      (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) || p->threads < 1 || p->variant < 0 || p->split < 0 ||
-      p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
+  if (p->cell < 0 || p->cell >= BPTT_CELLS || !options_fit(p) || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) ||
+      p->threads < 1 || p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 ||
+      p->hoist > BPTT_HOIST_ALWAYS)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }
@@ -49,7 +60,7 @@ static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels *
   if (lstm ? !p->cells != !p->gates
            : p->c_0 || p->c_n || p->cells || p->d_c_n || p->d_c_0 || p->d_cells || p->weight_peephole)
     return BPTT_BAD_ARGUMENT;
-  if (p->cell == BPTT_RNN ? !!p->gates : p->activation)
+  if (p->cell == BPTT_RNN && p->gates)
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_FORWARD && (!p->h_n || (lstm && !p->c_n)) && p->B)
     return BPTT_BAD_ARGUMENT;

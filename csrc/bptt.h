@@ -28,7 +28,16 @@ typedef enum {
 typedef enum { BPTT_F32 = 0, BPTT_F64 = 1 } bptt_dtype;
 enum { BPTT_CELLS = 3 };
 typedef enum { BPTT_LSTM = 0, BPTT_GRU = 1, BPTT_RNN = 2 } bptt_cell;
-typedef enum { BPTT_TANH = 0, BPTT_RELU = 1, BPTT_IDENTITY = 2 } bptt_activation; /* of the RNN */
+typedef enum {
+  BPTT_DEFAULT = 0, /* the cell's own: sigmoid for gates, else tanh */
+  BPTT_SIGMOID,
+  BPTT_HARD_SIGMOID, /* max(0, min(1, 0.2 x + 0.5)) */
+  BPTT_TANH,
+  BPTT_RELU,
+  BPTT_SOFTSIGN, /* x / (1 + |x|) */
+  BPTT_IDENTITY,
+  BPTT_ACTIVATIONS /* how many there are */
+} bptt_activation;
 /* How the threads of a call divide the work of the time loop, and whether the input product runs ahead of it. The
  * cost model chooses (0); tests and benchmarks may insist. The bits of the results are the same for all. */
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
@@ -44,7 +53,9 @@ typedef struct {
   int32_t variant; /* 0: the active variant; else 1 + the rank of another one (for weights packed for it) */
   int32_t split;   /* bptt_split */
   int32_t hoist;   /* bptt_hoist */
-  int32_t activation; /* bptt_activation; of the RNN, else 0 */
+  int32_t activations[3]; /* bptt_activation; of the LSTM: gates, candidate, output; of the RNN: the first */
+  int32_t coupled;        /* LSTM: the forget gate is 1 - input gate; row block f of the parameters is not used */
+  double cell_clip;       /* LSTM: c_t is held between minus this and this; 0: not at all */
 
   /* Parameters, all in. */
   const void *weight_ih;       /* (G*H, I) */

@@ -17,8 +17,8 @@
 #define READS_H 0
 #endif
 
-INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, int activation) {
-  (void)c, (void)p, (void)activation;
+INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, const cell_options *o) {
+  (void)c, (void)p, (void)o;
   vec r = vsigmoid(z[1]);              /* (G1) (G5) */
   vec u = vsigmoid(z[2]);              /* (G2) (G6) */
   vec n = vtanh(vfma(r, z[3], z[0]));  /* (G3) (G4) (G7) */
@@ -26,7 +26,8 @@ INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, con
   z[0] = vfma(u, h_prev - n, n);       /* (G8) */
 }
 
-INLINE vec NAME(cell_leave)(const vec z[GATES]) {
+INLINE vec NAME(cell_leave)(const vec z[GATES], const cell_options *o) {
+  (void)o;
   return z[0];
 }
 
@@ -36,8 +37,8 @@ typedef struct {
 } NAME(cell_slopes);
 
 INLINE NAME(cell_slopes)
-    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, int activation) {
-  (void)c, (void)c_prev, (void)h, (void)activation;
+    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, const cell_options *o) {
+  (void)c, (void)c_prev, (void)h, (void)o;
   NAME(cell_slopes) d;
   const vec one = vset1(1), r = saved[0], u = saved[1], n = saved[2], m = saved[3];
   d.z = (h_prev - n) * (u * (one - u));          /* (G10) */

@@ -12,6 +12,8 @@
 #define READS_H 0               /* the backward pass needs h_t */
 #endif
 
+#include "activate.inc.h"
+
 /* Gates and cell state of LANES hidden units of one row. */
 typedef struct {
   vec i, f, g, o, c;
@@ -35,16 +37,43 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
   return s;
 }
 
+/* The same with other activations, a coupled forget gate, a clipped cell state. */
+NOINLINE NAME(lstm_step)
+    NAME(lstm_special)(vec z_i, vec z_f, vec z_g, vec z_o, vec c_prev, const REAL *p, const cell_options *o) {
+  NAME(lstm_step) s;
+  const vec bound = vset1((REAL)o->clip);
+  if (p) {
+    z_i = vfma(vload(p), c_prev, z_i);
+    z_f = vfma(vload(p + LANES), c_prev, z_f);
+  }
+  s.i = NAME(activate)(z_i, o->gate);
+  s.f = o->coupled ? vset1(1) - s.i : NAME(activate)(z_f, o->gate);
+  s.g = NAME(activate)(z_g, o->candidate);
+  s.c = vfma(s.f, c_prev, s.i * s.g);
+  if (o->clip > 0)
+    s.c = vmin(bound, vmax(-bound, s.c));
+  if (p)
+    z_o = vfma(vload(p + 2 * LANES), s.c, z_o);
+  s.o = NAME(activate)(z_o, o->gate);
+  return s;
+}
+
 /* From pre-activations to gates (for the tape) and cell state; leaves in z what cell_leave() needs. */
-INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, int activation) {
-  (void)h_prev, (void)activation;
-  NAME(lstm_step) s = NAME(lstm_cell)(z, *c, p);
+INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, const cell_options *o) {
+  (void)h_prev;
+  NAME(lstm_step) s;
+  if (__builtin_expect(o->special, 0))
+    s = NAME(lstm_special)(z[0], z[1], z[2], z[3], *c, p, o);
+  else
+    s = NAME(lstm_cell)(z, *c, p);
   saved[0] = s.i, saved[1] = s.f, saved[2] = s.g, saved[3] = s.o;
   z[0] = s.o;
   z[1] = *c = s.c;
 }
 
-INLINE vec NAME(cell_leave)(const vec z[GATES]) {
+INLINE vec NAME(cell_leave)(const vec z[GATES], const cell_options *o) {
+  if (__builtin_expect(o->special, 0))
+    return z[0] * NAME(activate)(z[1], o->output);
   return z[0] * vtanh(z[1]); /* (L10) */
 }
 
@@ -55,9 +84,25 @@ typedef struct {
   vec c, f;               /* dc / dh without peephole, dc_{t-1} / dc without peepholes */
 } NAME(cell_slopes);
 
+/* With lstm_special(). Nothing flows through a cell state that stands at its bound. */
+NOINLINE NAME(cell_slopes) NAME(special_slopes)(vec i, vec f, vec g, vec o, vec c, vec c_prev, const cell_options *a) {
+  NAME(cell_slopes) d;
+  const vec zero = vset1(0), y = NAME(activate)(c, a->output);
+  const vec inside = a->clip > 0 ? vselect_lt(vabs(c), vset1((REAL)a->clip), vset1(1), c - c) : vset1(1);
+  d.z_o = y * NAME(slope)(o, a->gate);
+  d.c = o * NAME(slope)(y, a->output);
+  d.z_i = (a->coupled ? g - c_prev : g) * NAME(slope)(i, a->gate) * inside;
+  d.z_f = a->coupled ? zero : c_prev * NAME(slope)(f, a->gate) * inside;
+  d.z_g = i * NAME(slope)(g, a->candidate) * inside;
+  d.f = f * inside;
+  return d;
+}
+
 INLINE NAME(cell_slopes)
-    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, int activation) {
-  (void)h, (void)h_prev, (void)activation;
+    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, const cell_options *a) {
+  (void)h, (void)h_prev;
+  if (__builtin_expect(a->special, 0))
+    return NAME(special_slopes)(saved[0], saved[1], saved[2], saved[3], c, c_prev, a);
   NAME(cell_slopes) d;
   const vec one = vset1(1), i = saved[0], f = saved[1], g = saved[2], o = saved[3];
   vec tanh_c = vtanh(c);

@@ -12,15 +12,15 @@
 #define READS_H 1
 #endif
 
-INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, int activation) {
+#include "activate.inc.h"
+
+INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, const cell_options *o) {
   (void)saved, (void)c, (void)h_prev, (void)p;
-  if (activation == BPTT_TANH) /* (R1) (R2) */
-    z[0] = vtanh(z[0]);
-  else if (activation == BPTT_RELU)
-    z[0] = vmax(vset1(0), z[0]);
+  z[0] = o->special ? NAME(activate)(z[0], o->gate) : vtanh(z[0]); /* (R1) (R2) */
 }
 
-INLINE vec NAME(cell_leave)(const vec z[GATES]) {
+INLINE vec NAME(cell_leave)(const vec z[GATES], const cell_options *o) {
+  (void)o;
   return z[0];
 }
 
@@ -29,13 +29,9 @@ typedef struct {
 } NAME(cell_slopes);
 
 INLINE NAME(cell_slopes)
-    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, int activation) {
+    NAME(cell_slopes_of)(const vec saved[4], vec c, vec c_prev, vec h, vec h_prev, const cell_options *o) {
   (void)saved, (void)c, (void)c_prev, (void)h_prev;
-  NAME(cell_slopes) d = {vset1(1)};
-  if (activation == BPTT_TANH) /* (R4) */
-    d.z = vfma(-h, h, vset1(1));
-  else if (activation == BPTT_RELU)
-    d.z = vselect_lt(vset1(0), h, vset1(1), h - h); /* h - h: 0, or NaN where h is one */
+  NAME(cell_slopes) d = {o->special ? NAME(slope)(h, o->gate) : vfma(-h, h, vset1(1))}; /* (R4) */
   return d;
 }
 

@@ -10,7 +10,7 @@ typedef struct {
   int64_t h_pitch, c_pitch;
   REAL *h, *c;             /* (B, H) */
   REAL *gates;             /* (B, SAVED, H) or NULL */
-  int activation;
+  cell_options options;
   range rows, blocks;      /* this thread's */
   const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
   int64_t z_block;         /* from block to block in z */
@@ -25,7 +25,7 @@ INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64
     c = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
   if (READS_H_PREV)
     h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
-  NAME(cell_enter)(z, saved, &c, h_prev, peephole, s->activation);
+  NAME(cell_enter)(z, saved, &c, h_prev, peephole, &s->options);
   if (HAS_CELL_STATE)
     vstore_n(s->c + b * H + unit, c, lanes);
   if (SAVED && s->gates) {
@@ -50,7 +50,7 @@ INLINE void NAME(forward_state)(const NAME(forward_step) * s, vec z[GATES], int6
 INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block,
                                  int lanes) {
   REAL *h = s->h + b * s->H + block * LANES;
-  vec a = NAME(cell_leave)(z);
+  vec a = NAME(cell_leave)(z, &s->options);
   if (lanes == LANES)
     vstore(h, a);
   else
@@ -277,7 +277,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   const bptt_problem *p = job->p;
   const plan *plan = &job->plan;
   int split_rows = plan->split == BPTT_SPLIT_ROWS;
-  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w, .activation = p->activation};
+  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w, .options = options_of(p)};
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   s.rows = rows;
   s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);

@@ -44,6 +44,21 @@ static inline int64_t next_tile(int64_t rows, int64_t most) {
   return rows <= most ? rows : ceil_div(rows, ceil_div(rows, most));
 }
 
+/* The pointwise options of a cell, its defaults filled in. */
+typedef struct {
+  int special; /* any of them is not the default */
+  int gate, candidate, output, coupled;
+  double clip;
+} cell_options;
+
+static inline cell_options options_of(const bptt_problem *p) {
+  const int32_t *a = p->activations;
+  int first = p->cell == BPTT_RNN ? BPTT_TANH : BPTT_SIGMOID;
+  cell_options o = {0, a[0] ? a[0] : first, a[1] ? a[1] : BPTT_TANH, a[2] ? a[2] : BPTT_TANH, p->coupled, p->cell_clip};
+  o.special = o.gate != first || o.candidate != BPTT_TANH || o.output != BPTT_TANH || o.coupled || o.clip > 0;
+  return o;
+}
+
 /* The workspace is handed out piece by piece, each on a cache line of its own. With a null base it only counts. */
 typedef struct {
   char *base;

@@ -13,6 +13,16 @@ FORMS = [(1, False), (2, False), (1, True), (3, True)]
 CELLS = {
     "lstm": (bptt.LSTM, {}),
     "peephole": (bptt.LSTM, {"peephole": True}),
+    "options": (
+        bptt.LSTM,
+        {
+            "peephole": True,
+            "coupled": True,
+            "cell_clip": 0.7,
+            "activations": ("hard_sigmoid", "softsign", "identity"),
+        },
+    ),
+    "relu cell": (bptt.LSTM, {"cell_clip": 0.5, "activations": ("sigmoid", "relu", "softsign")}),
     "gru": (bptt.GRU, {}),
     "tanh": (bptt.RNN, {}),
     "relu": (bptt.RNN, {"nonlinearity": "relu"}),
@@ -170,7 +180,7 @@ def test_every_variant(variant, cell):
         bptt.use_variant(active)
 
 
-@pytest.mark.parametrize("cell", ["peephole", "gru", "tanh", "identity"])
+@pytest.mark.parametrize("cell", ["peephole", "options", "relu cell", "gru", "tanh", "identity"])
 def test_reference_by_finite_differences(cell):
     """Lengths and resets together, in the specification itself."""
     layer, x, state, rng = case(5, (5, 4, 2, 3), 2, True, cell=cell)

@@ -231,8 +231,8 @@ class Layout(NamedTuple):
         float32 or float64, native.
     layers, directions : int
         L, and D: 2 if there is a reverse direction.
-    cell : str
-        Name of the cell in the core: "LSTM", "GRU", "RNN_TANH", ..
+    cell : tuple
+        Arguments of ``Cell`` in the core: "LSTM", "GRU" or "RNN", activations, coupled, cell_clip.
     """
 
     input_size: int
@@ -241,17 +241,17 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
     layers: int = 1
     directions: int = 1
-    cell: str = "LSTM"
+    cell: tuple[Any, ...] = ("LSTM",)
 
     @property
     def has_cell_state(self) -> bool:
         """Whether a state is a pair (h, c)."""
-        return self.cell == "LSTM"
+        return bool(self.cell[0] == "LSTM")
 
     @property
     def saved(self) -> int:
         """How many gates of each unit a tape keeps."""
-        return 0 if self.cell.startswith("RNN") else 4
+        return 0 if self.cell[0] == "RNN" else 4
 
     @property
     def parts(self) -> int:

@@ -16,10 +16,13 @@ cdef extern from "bptt.h" nogil:
         BPTT_FMA, BPTT_READ, BPTT_BARRIER, BPTT_REGION
     ctypedef enum bptt_dtype:
         BPTT_F32, BPTT_F64
-    int BPTT_LSTM, BPTT_GRU, BPTT_RNN, BPTT_TANH, BPTT_RELU, BPTT_IDENTITY
+    int BPTT_LSTM, BPTT_GRU, BPTT_RNN
+    int BPTT_SIGMOID, BPTT_HARD_SIGMOID, BPTT_TANH, BPTT_RELU, BPTT_SOFTSIGN, BPTT_IDENTITY
     ctypedef struct bptt_problem:
         int64_t T, B, I, H
-        int32_t cell, dtype, threads, variant, split, hoist, activation
+        int32_t cell, dtype, threads, variant, split, hoist, coupled
+        int32_t activations[3]
+        double cell_clip
         void *weight_ih
         void *weight_hh
         void *bias_ih

@@ -7,11 +7,18 @@ from numpy.typing import NDArray
 _Array: TypeAlias = NDArray[Any]
 _Parameters: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]
 
-LSTM: Final[int]
-GRU: Final[int]
-RNN_TANH: Final[int]
-RNN_RELU: Final[int]
-RNN_IDENTITY: Final[int]
+CELLS: Final[dict[str, int]]
+ACTIVATIONS: Final[dict[str, int]]
+
+@final
+class Cell:
+    def __init__(
+        self,
+        kind: str,
+        activations: tuple[str, ...] = (),
+        coupled: bool = False,
+        cell_clip: float | None = None,
+    ) -> None: ...
 
 @final
 class Packed:
@@ -26,9 +33,9 @@ class Stream:
     def __init__(self, packed: Packed, batch_size: int, h: _Array, c: _Array | None) -> None: ...
     def step(self, x: Any, out: _Array | None = None) -> _Array: ...
 
-def pack(cell: int, threads: int, parameters: _Parameters) -> Packed: ...
+def pack(cell: Cell, threads: int, parameters: _Parameters) -> Packed: ...
 def forward(
-    cell: int,
+    cell: Cell,
     threads: int,
     parameters: _Parameters | None,
     packed: Packed | None,
@@ -44,7 +51,7 @@ def forward(
     resets: _Array | None = None,
 ) -> None: ...
 def backward(
-    cell: int,
+    cell: Cell,
     threads: int,
     parameters: _Parameters,
     x: _Array,

@@ -13,9 +13,9 @@ from bptt._blocks cimport Block, take_block
 
 cnp.import_array()
 
-# A cell and, for the RNN, its activation in one number.
-LSTM, GRU = BPTT_LSTM, BPTT_GRU
-RNN_TANH, RNN_RELU, RNN_IDENTITY = BPTT_RNN + BPTT_TANH, BPTT_RNN + BPTT_RELU, BPTT_RNN + BPTT_IDENTITY
+CELLS = {"LSTM": BPTT_LSTM, "GRU": BPTT_GRU, "RNN": BPTT_RNN}
+ACTIVATIONS = {"sigmoid": BPTT_SIGMOID, "hard_sigmoid": BPTT_HARD_SIGMOID, "tanh": BPTT_TANH, "relu": BPTT_RELU,
+               "softsign": BPTT_SOFTSIGN, "identity": BPTT_IDENTITY}
 cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
 cdef bptt_problem hint  # whose split and hoist the calls take: zeros, the cost model chooses
 
@@ -40,9 +40,24 @@ cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
     return cnp.PyArray_DATA(a)
 
 
-cdef int fill_sizes(bptt_problem *p, int cell, object weight_ih, object weight_hh) except -1:
-    memset(p, 0, sizeof(bptt_problem))
-    p.cell, p.activation = min(cell, BPTT_RNN), max(0, cell - BPTT_RNN)
+@cython.final
+cdef class Cell:
+    """A cell and its options, as every call takes them; immutable."""
+    cdef bptt_problem problem  # but for these all zeros
+
+    def __init__(self, str kind, tuple activations=(), bint coupled=False, cell_clip=None):
+        cdef bptt_problem *p = &self.problem
+        cdef int n
+        memset(p, 0, sizeof(bptt_problem))
+        p.cell, p.coupled = CELLS[kind], coupled
+        for n, name in enumerate(activations[:3]):
+            p.activations[n] = ACTIVATIONS[name]
+        if cell_clip is not None:
+            p.cell_clip = cell_clip
+
+
+cdef int fill_sizes(bptt_problem *p, Cell cell, object weight_ih, object weight_hh) except -1:
+    p[0] = cell.problem
     if weight_hh.dtype.num == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
     p.H = weight_hh.shape[1]
@@ -125,7 +140,7 @@ cdef class Packed:
         raise TypeError("Packed objects are made by pack()")
 
 
-def pack(int cell, int threads, tuple parameters):
+def pack(Cell cell, int threads, tuple parameters):
     """Return a Packed copy of the parameters for the active variant; `threads` is what streams on it may use."""
     cdef Packed packed = Packed.__new__(Packed)
     cdef bptt_problem *p = &packed.problem
@@ -167,7 +182,7 @@ cdef int fill_shape_of_time(bptt_problem *p, lengths, resets) except -1:
     return 0
 
 
-def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
+def forward(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
             lengths=None, resets=None):
     """Run a sequence: fills output (T,B,H), h_n, c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H)."""
     cdef bptt_problem p
@@ -182,7 +197,7 @@ def forward(int cell, int threads, parameters, Packed packed, x, h_0, c_0, outpu
     run(&p, BPTT_FORWARD)
 
 
-def backward(int cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
+def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
              d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None):
     """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H)."""
     cdef bptt_problem p

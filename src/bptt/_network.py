@@ -7,6 +7,7 @@ first.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -161,7 +162,7 @@ def infer(
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
     T, B, _ = x.shape
-    H, D, dtype, cell = layout.hidden_size, layout.directions, layout.dtype, getattr(core, layout.cell)
+    H, D, dtype, cell = layout.hidden_size, layout.directions, layout.dtype, cell_of(core, layout.cell)
     h_n, c_n = states_of(layout, B)
     if course.order is not None:
         x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
@@ -191,7 +192,7 @@ def forward(
     """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
     T, B, _ = x.shape
     H, D, N, dtype = layout.hidden_size, layout.directions, layout.parts, layout.dtype
-    cell, saved = getattr(core, layout.cell), layout.saved
+    cell, saved = cell_of(core, layout.cell), layout.saved
     h_n, c_n = states_of(layout, B)
     hidden = empty((N, T, B, H), dtype)
     cells = empty((N, T, B, H), dtype) if layout.has_cell_state else None
@@ -238,7 +239,7 @@ def backward(
     if course.order is not None and d_output is not None:
         d_output = np.take(d_output, course.order, 1)
     d_h_n, d_c_n = course.sorted(d_h_n), course.sorted(d_c_n)
-    cell = getattr(core, layout.cell)
+    cell = cell_of(core, layout.cell)
     d_h_0, d_c_0 = states_of(layout, B)
     d_hidden = empty((N, T, B, H), dtype) if steps else None
     d_cells = empty((N, T, B, H), dtype) if steps and layout.has_cell_state else None
@@ -295,6 +296,12 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
         turned = [course.turned(part.reshape(T, B, -1), n % 2) for n, part in enumerate(parts)]
         parts = np.stack(turned).reshape(parts.shape)
     return course.unsorted(parts, 2)
+
+
+@functools.lru_cache(maxsize=256)
+def cell_of(core: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return the cell with its options as that core takes it."""
+    return core.Cell(*arguments)
 
 
 def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:

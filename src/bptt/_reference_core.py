@@ -6,7 +6,7 @@ and not used.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from . import reference
 
 __all__ = [
-    "GRU",
-    "LSTM",
-    "RNN_IDENTITY",
-    "RNN_RELU",
-    "RNN_TANH",
+    "Cell",
     "Packed",
     "Stream",
     "active_variant",
@@ -27,12 +23,19 @@ __all__ = [
     "pack",
 ]
 
-LSTM, GRU, RNN_TANH, RNN_RELU, RNN_IDENTITY = range(5)
-_NONLINEARITIES = {RNN_TANH: "tanh", RNN_RELU: "relu", RNN_IDENTITY: "identity"}
 Array: TypeAlias = "NDArray[Any]"
 Parameters: TypeAlias = "tuple[Array | None, ...]"
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+
+
+class Cell(NamedTuple):
+    """A cell and its options."""
+
+    kind: str
+    activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh")
+    coupled: bool = False
+    cell_clip: float | None = None
 
 
 class Packed:
@@ -40,12 +43,12 @@ class Packed:
 
     variant = "reference"
 
-    def __init__(self, cell: int, parameters: Parameters) -> None:
+    def __init__(self, cell: Cell, parameters: Parameters) -> None:
         self.cell = cell
         self.parameters = tuple(None if array is None else array.copy() for array in parameters)
 
 
-def pack(cell: int, threads: int, parameters: Parameters) -> Packed:
+def pack(cell: Cell, threads: int, parameters: Parameters) -> Packed:
     """Return a copy of the weights."""
     return Packed(cell, parameters)
 
@@ -56,7 +59,7 @@ def active_variant() -> str:
 
 
 def forward(
-    cell: int,
+    cell: Cell,
     threads: int,
     parameters: Parameters | None,
     packed: Packed | None,
@@ -74,16 +77,16 @@ def forward(
     """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
     weights = _named(packed.parameters if packed is not None else parameters)
     h_0 = _or_zeros(h_0, h_n)
-    if cell == LSTM:
+    if cell.kind == "LSTM":
         assert c_n is not None
         given = x, h_0, _or_zeros(c_0, c_n), weights
-        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets)
+        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets, *cell[1:])
         targets: tuple[Array | None, ...] = (output, h_n, c_n, cells, gates)
-    elif cell == GRU:
+    elif cell.kind == "GRU":
         results = reference.gru_forward(x, h_0, weights, lengths, resets)
         targets = (output, h_n, gates)
     else:
-        results = reference.rnn_forward(x, h_0, weights, _NONLINEARITIES[cell], lengths, resets)
+        results = reference.rnn_forward(x, h_0, weights, cell.activations[0], lengths, resets)
         targets = (output, h_n)
     for target, result in zip(targets, results, strict=True):
         if target is not None:
@@ -91,7 +94,7 @@ def forward(
 
 
 def backward(
-    cell: int,
+    cell: Cell,
     threads: int,
     parameters: Parameters,
     x: Array,
@@ -116,7 +119,7 @@ def backward(
     state = np.empty((output.shape[1], output.shape[2]), output.dtype)
     weights, h_0 = _named(parameters), _or_zeros(h_0, state)
     errors, d_h_n = _or_zeros(d_output, output), _or_zeros(d_h_n, state)
-    if cell == LSTM:
+    if cell.kind == "LSTM":
         assert cells is not None
         assert gates is not None
         dx, dh, dc, d_weights, *steps = reference.lstm_backward(
@@ -132,15 +135,16 @@ def backward(
             _or_zeros(d_c_n, state),
             lengths,
             resets,
+            *cell[1:],
         )
         results: tuple[Array, ...] = (dx, dh, dc, *steps)
         targets: tuple[Array | None, ...] = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
     else:
-        if cell == GRU:
+        if cell.kind == "GRU":
             assert gates is not None
             found = reference.gru_backward(x, h_0, weights, output, gates, errors, d_h_n, lengths, resets)
         else:
-            kind = _NONLINEARITIES[cell]
+            kind = cell.activations[0]
             found = reference.rnn_backward(x, h_0, weights, output, errors, d_h_n, kind, lengths, resets)
         dx, dh, d_weights, hidden = found
         results, targets = (dx, dh, hidden), (d_x, d_h_0, d_hidden)

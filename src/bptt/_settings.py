@@ -38,12 +38,9 @@ RNN: dict[str, Any] = {"num_layers": 1, "nonlinearity": "tanh", **_STACK, **_REA
 NONLINEARITIES = ("tanh", "relu", "identity")
 _LATER = (
     "proj_size",
-    "coupled",
-    "cell_clip",
     "proj_clip",
     "recurrent_dropout",
     "zoneout",
-    "activations",
     "reset_after",
 )
 

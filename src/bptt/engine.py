@@ -97,7 +97,7 @@ class Engine:
                     layout, threads = self._layout, get_num_threads()
                     weights = layer_weights(self._parameters, layout.layers, layout.directions)
                     packs = self._packs[core] = [
-                        core.pack(getattr(core, layout.cell), threads, part) for part in weights
+                        core.pack(_network.cell_of(core, layout.cell), threads, part) for part in weights
                     ]
         return packs
 

@@ -40,7 +40,14 @@ class LSTM(Recurrent):
     peephole : bool
         Input and forget gate see c_{t-1}, the output gate sees c_t, each through a weight of its own per
         unit.
-    coupled, cell_clip, proj_clip, recurrent_dropout, zoneout, activations
+    coupled : bool
+        The forget gate is 1 minus the input gate; block f of the parameters is not used, its gradient zero.
+    cell_clip : float, optional
+        Every c_t is held between minus this and this; no gradient flows through a bound.
+    activations : tuple of str
+        Of the gates, of the candidate and of the output: "sigmoid", "hard_sigmoid" (0.2 z + 0.5 between 0 and
+        1), "tanh", "relu", "softsign" or "identity".
+    proj_clip, recurrent_dropout, zoneout
         Only the defaults are supported yet.
     dtype : {numpy.float32, numpy.float64}
         Of parameters, inputs and results. A float64 layer takes float32 inputs too; a float32 layer refuses
@@ -64,7 +71,7 @@ class LSTM(Recurrent):
     Notes
     -----
     Hochreiter and Schmidhuber (1997); forget gate: Gers, Schmidhuber and Cummins (2000); peepholes: Gers and
-    Schmidhuber (2000).
+    Schmidhuber (2000); coupled gates: Greff et al. (2017).
 
     Examples
     --------
@@ -110,8 +117,8 @@ class LSTM(Recurrent):
     ) -> None:
         self._make(locals())
 
-    def _cell(self) -> str:
-        return "LSTM"
+    def _cell(self) -> tuple[Any, ...]:
+        return "LSTM", self.activations, self.coupled, self.cell_clip
 
 
 class GRU(Recurrent):
@@ -172,8 +179,8 @@ class GRU(Recurrent):
     ) -> None:
         self._make(locals())
 
-    def _cell(self) -> str:
-        return "GRU"
+    def _cell(self) -> tuple[Any, ...]:
+        return ("GRU",)
 
 
 class RNN(Recurrent):
@@ -231,5 +238,5 @@ class RNN(Recurrent):
     ) -> None:
         self._make(locals())
 
-    def _cell(self) -> str:
-        return f"RNN_{self.nonlinearity.upper()}"
+    def _cell(self) -> tuple[Any, ...]:
+        return "RNN", (self.nonlinearity,)

@@ -44,8 +44,8 @@ class Recurrent:
     _owner: object
     _weights: list[Weights]
 
-    def _cell(self) -> str:
-        """Return what the core calls the cell."""
+    def _cell(self) -> tuple[Any, ...]:
+        """Return the arguments of ``Cell`` in the core."""
         raise TypeError(f"{type(self).__name__} has no cell: use LSTM, GRU or RNN")
 
     def _make(self, given: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ACTIVATIONS",
     "gru_backward",
     "gru_forward",
     "lstm_backward",
@@ -99,6 +100,9 @@ def lstm_forward(
     weights: Mapping[str, Array],
     lengths: Array | None = None,
     resets: Array | None = None,
+    activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh"),
+    coupled: bool = False,
+    cell_clip: float | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """One LSTM layer in one direction over a whole sequence.
 
@@ -115,6 +119,12 @@ def lstm_forward(
         Steps of each row. Past them `x` is not read, the state stays, and output, cells and gates are zero.
     resets : ndarray of bool, (T, B), optional
         Where a row starts anew at step t, from the zero state.
+    activations : tuple of str
+        Of the gates, the candidate and the output; keys of `ACTIVATIONS`.
+    coupled : bool
+        The forget gate is 1 - i.
+    cell_clip : float, optional
+        c_t is held between minus this and this.
 
     Returns
     -------
@@ -156,6 +166,9 @@ def lstm_forward(
     b_i, b_f, b_g, b_o = np.split(_bias(weights, 4 * H, dtype), 4)
     p_i, p_f, p_o = weights.get("weight_peephole", (None, None, None))
 
+    gate, candidate, outward = (ACTIVATIONS[name][0] for name in activations)
+    bound = np.inf if cell_clip is None else cell_clip
+
     output, cells = np.empty((T, B, H), dtype), np.empty((T, B, H), dtype)
     gates = np.empty((T, B, 4, H), dtype)
     h, c = h_0.astype(dtype), c_0.astype(dtype)
@@ -168,13 +181,13 @@ def lstm_forward(
             z_i = b_i + x_t @ W_ih_i.T + h @ W_hh_i.T + _peep(p_i, c)  # (L1)
             z_f = b_f + x_t @ W_ih_f.T + h @ W_hh_f.T + _peep(p_f, c)  # (L2)
             z_g = b_g + x_t @ W_ih_g.T + h @ W_hh_g.T  # (L3)
-            i = sigmoid(z_i)  # (L4)
-            f = sigmoid(z_f)  # (L5)
-            g = np.tanh(z_g)  # (L6)
-            c = f * c + i * g  # (L7)
+            i = gate(z_i)  # (L4)
+            f = 1 - i if coupled else gate(z_f)  # (L5)
+            g = candidate(z_g)  # (L6)
+            c = np.clip(f * c + i * g, -bound, bound)  # (L7)
             z_o = b_o + x_t @ W_ih_o.T + h @ W_hh_o.T + _peep(p_o, c)  # (L8)
-            o = sigmoid(z_o)  # (L9)
-            h = o * np.tanh(c)  # (L10)
+            o = gate(z_o)  # (L9)
+            h = o * outward(c)  # (L10)
             output[t], cells[t] = np.where(on, h, 0), np.where(on, c, 0)
             gates[t] = np.where(on[:, :, None], np.stack([i, f, g, o], axis=1), 0)
             h, c = np.where(on, h, h_last), np.where(on, c, c_last)
@@ -194,12 +207,15 @@ def lstm_backward(
     d_c_n: Array,
     lengths: Array | None = None,
     resets: Array | None = None,
+    activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh"),
+    coupled: bool = False,
+    cell_clip: float | None = None,
 ) -> tuple[Array, Array, Array, dict[str, Array], Array, Array]:
     """Gradient of one LSTM layer: backpropagation through time over the whole sequence (Werbos 1990).
 
     Parameters
     ----------
-    x, h_0, c_0, weights, lengths, resets
+    x, h_0, c_0, weights, lengths, resets, activations, coupled, cell_clip
         What `lstm_forward` was given.
     output, cells, gates : ndarray
         What it returned: (T, B, H), (T, B, H) and (T, B, 4, H).
@@ -243,6 +259,9 @@ def lstm_backward(
     W_hh_i, W_hh_f, W_hh_g, W_hh_o = np.split(weights["weight_hh"], 4)
     p_i, p_f, p_o = weights.get("weight_peephole", (None, None, None))
 
+    gate_slope, candidate_slope, outward_slope = (ACTIVATIONS[name][1] for name in activations)
+    outward, bound = ACTIVATIONS[activations[2]][0], np.inf if cell_clip is None else cell_clip
+
     dx = np.empty(x.shape, dtype)
     d_hidden, d_cells = np.empty(output.shape, dtype), np.empty(cells.shape, dtype)
     dW_ih, dW_hh = np.zeros((4 * H, sizes["I"]), dtype), np.zeros((4 * H, H), dtype)
@@ -252,18 +271,20 @@ def lstm_backward(
     with np.errstate(all="ignore"):
         for t in reversed(range(T)):
             i, f, g, o = np.moveaxis(gates[t], 1, 0)
-            c, tanh_c = cells[t], np.tanh(cells[t])
+            c, out_c = cells[t], outward(cells[t])
+            inside = np.abs(c) < bound  # no gradient through a bound
             h_prev, c_prev = (output[t - 1], cells[t - 1]) if t > 0 else (h_0, c_0)
             h_prev, c_prev = _anew(resets, t, h_prev), _anew(resets, t, c_prev)
             dh_after, dc_after, on = dh_rec, dc_rec, _valid(lengths, t, B)
             x_t, dh_rec, dc_rec = np.where(on, x[t], 0), np.where(on, dh_rec, 0), np.where(on, dc_rec, 0)
             dh = np.where(on, d_output[t], 0) + dh_rec  # (L11)
-            dz_o = dh * tanh_c * o * (1 - o)  # (L12)
-            dc = dc_rec + dh * o * (1 - tanh_c**2) + _peep(p_o, dz_o)  # (L13)
-            dz_i = dc * g * i * (1 - i)  # (L14)
-            dz_f = dc * c_prev * f * (1 - f)  # (L15)
-            dz_g = dc * i * (1 - g**2)  # (L16)
-            dc_rec = dc * f + _peep(p_i, dz_i) + _peep(p_f, dz_f)  # (L17)
+            dz_o = dh * out_c * gate_slope(o)  # (L12)
+            dc = dc_rec + dh * o * outward_slope(out_c) + _peep(p_o, dz_o)  # (L13)
+            dc_in = dc * inside
+            dz_i = dc_in * (g - c_prev if coupled else g) * gate_slope(i)  # (L14)
+            dz_f = 0 * c if coupled else dc_in * c_prev * gate_slope(f)  # (L15)
+            dz_g = dc_in * i * candidate_slope(g)  # (L16)
+            dc_rec = dc_in * f + _peep(p_i, dz_i) + _peep(p_f, dz_f)  # (L17)
             dh_rec = (dz_i @ W_hh_i + dz_f @ W_hh_f) + (dz_g @ W_hh_g + dz_o @ W_hh_o)  # (L18)
             dx[t] = (dz_i @ W_ih_i + dz_f @ W_ih_f) + (dz_g @ W_ih_g + dz_o @ W_ih_o)  # (L19)
             dz = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)
@@ -456,7 +477,8 @@ def rnn_forward(
         Hidden state before the first step.
     weights : mapping of str to ndarray
         ``weight_ih`` (H, I) and ``weight_hh`` (H, H); with biases also ``bias_ih`` and ``bias_hh`` (H).
-    nonlinearity : {"tanh", "relu", "identity"}
+    nonlinearity : str
+        A key of `ACTIVATIONS`.
     lengths, resets
         As for `lstm_forward`.
 
@@ -481,7 +503,7 @@ def rnn_forward(
     sizes, dtype = _sizes_and_dtype(_RNN_SHAPES, weights, x=x, h_0=h_0)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     W_ih, W_hh, b = weights["weight_ih"], weights["weight_hh"], _bias(weights, H, dtype)
-    activation, _ = _NONLINEARITIES[nonlinearity]
+    activation, _ = ACTIVATIONS[nonlinearity]
     output = np.empty((T, B, H), dtype)
     h = h_0.astype(dtype)
     with np.errstate(all="ignore"):
@@ -542,7 +564,7 @@ def rnn_backward(
     )
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     W_ih, W_hh = weights["weight_ih"], weights["weight_hh"]
-    _, slope = _NONLINEARITIES[nonlinearity]
+    _, slope = ACTIVATIONS[nonlinearity]
     dx, d_hidden = np.empty(x.shape, dtype), np.empty(output.shape, dtype)
     dW_ih, dW_hh = np.zeros((H, sizes["I"]), dtype), np.zeros((H, H), dtype)
     db = np.zeros(H, dtype)
@@ -566,9 +588,15 @@ def rnn_backward(
 
 
 # Activation, and its slope as a function of the activated value.
-_NONLINEARITIES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (np.tanh, lambda h: 1 - h**2),
-    "relu": (lambda z: np.where(z <= 0, z.dtype.type(0), z), lambda h: np.where(h > 0, 1, h - h)),
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "sigmoid": (sigmoid, lambda y: y * (1 - y)),
+    "hard_sigmoid": (
+        lambda z: np.clip(z.dtype.type(0.2) * z + z.dtype.type(0.5), 0, 1),
+        lambda y: np.where((y > 0) & (y < 1), y.dtype.type(0.2), y.dtype.type(0)),
+    ),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+    "relu": (lambda z: np.where(z <= 0, z.dtype.type(0), z), lambda y: np.where(y > 0, 1, y - y)),
+    "softsign": (lambda z: z / (1 + np.abs(z)), lambda y: (1 - np.abs(y)) ** 2),
     "identity": (lambda z: z, np.ones_like),
 }
 

@@ -95,7 +95,12 @@ static void test_bad_sizes_and_enums(void) {
   expect_refused(&p, BPTT_BAD_SIZE, __LINE__);
   p = good, p.H = p.I = INT64_C(1) << 32;
   expect_refused(&p, BPTT_BAD_SIZE, __LINE__);
-  REFUSED(cell, 1, BPTT_BAD_ARGUMENT);
+  REFUSED(cell, BPTT_CELLS, BPTT_BAD_ARGUMENT);
+  REFUSED(activations[0], -1, BPTT_BAD_ARGUMENT);
+  REFUSED(activations[2], BPTT_ACTIVATIONS, BPTT_BAD_ARGUMENT);
+  REFUSED(coupled, 2, BPTT_BAD_ARGUMENT);
+  REFUSED(cell_clip, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(cell_clip, NAN, BPTT_BAD_ARGUMENT);
   REFUSED(cell, -1, BPTT_BAD_ARGUMENT);
   REFUSED(dtype, 2, BPTT_BAD_ARGUMENT);
   REFUSED(dtype, -1, BPTT_BAD_ARGUMENT);
@@ -134,6 +139,15 @@ static void test_missing_pointers(void) {
         failures++;
       }
     }
+  static const int64_t lengths[][2] = {{4, 1}, {1, 2}, {2, -1}};
+  for (int n = 0; n < 3; n++) {
+    p = good, p.lengths = lengths[n];
+    EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
+    EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
+  }
+  p = good, p.cell = BPTT_GRU; /* which has no cell state and no peepholes */
+  EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
+  EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
   p = good, p.weight_ih = NULL;
   EXPECT(bptt_pack(&p, memory[X]) == BPTT_BAD_ARGUMENT);
   EXPECT(!blocks_damaged());

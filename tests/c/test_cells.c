@@ -1,0 +1,142 @@
+/* Every cell and its options, with lengths and resets, in memory of exactly the size asked for: nothing is read or
+ * written beside it, the bits do not depend on threads, and what lies past a row's length is not read. Values are
+ * checked from Python (tests/test_sequences.py). */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blocks.h"
+#include "bptt.h"
+
+static int failures;
+
+static void expect(int condition, const char *what, const bptt_problem *p) {
+  if (condition)
+    return;
+  failures++;
+  printf("FAIL %s: cell %d dtype %d T %d B %d I %d H %d threads %d split %d\n", what, p->cell, p->dtype, (int)p->T,
+         (int)p->B, (int)p->I, (int)p->H, p->threads, p->split);
+}
+
+static unsigned state = 1;
+
+static double noise(void) {
+  state = state * 1664525u + 1013904223u;
+  return (double)(state >> 8) / (1 << 24) - 0.5;
+}
+
+static size_t number(const bptt_problem *p) {
+  return p->dtype == BPTT_F32 ? sizeof(float) : sizeof(double);
+}
+
+/* A block of numbers; NaN for the outputs. */
+static void *array(const bptt_problem *p, int64_t count, int filled) {
+  void *a = block_new((size_t)count * number(p));
+  for (int64_t k = 0; filled && k < count; k++)
+    if (p->dtype == BPTT_F32)
+      ((float *)a)[k] = (float)noise();
+    else
+      ((double *)a)[k] = noise();
+  return a;
+}
+
+static int finite(const bptt_problem *p, const void *a, int64_t count) {
+  for (int64_t k = 0; k < count; k++)
+    if (!isfinite(p->dtype == BPTT_F32 ? ((const float *)a)[k] : ((const double *)a)[k]))
+      return 0;
+  return 1;
+}
+
+static void run(bptt_problem p, int64_t gates, int with_spans) {
+  int64_t tokens = p.T * p.B, bh = p.B * p.H, G = gates * p.H;
+  int lstm = p.cell == BPTT_LSTM;
+  p.weight_ih = array(&p, G * p.I, 1), p.weight_hh = array(&p, G * p.H, 1);
+  p.bias_ih = array(&p, G, 1), p.bias_hh = array(&p, G, 1);
+  p.weight_peephole = lstm ? array(&p, 3 * p.H, 1) : NULL;
+  void *x = array(&p, tokens * p.I, 1), *d_output = array(&p, tokens * p.H, 1);
+  p.x = x, p.d_output = d_output;
+  p.h_0 = array(&p, bh, 1), p.c_0 = lstm ? array(&p, bh, 1) : NULL;
+  p.d_h_n = array(&p, bh, 1), p.d_c_n = lstm ? array(&p, bh, 1) : NULL;
+  if (with_spans) {
+    int64_t *lengths = block_new((size_t)p.B * sizeof *lengths);
+    uint8_t *resets = block_new((size_t)tokens);
+    for (int64_t b = 0; b < p.B; b++) {
+      lengths[b] = p.T - p.T * b / p.B - (b + 1 == p.B);
+      lengths[b] = lengths[b] < 0 ? 0 : lengths[b];
+      for (int64_t t = 0; t < p.T; t++) {
+        resets[t * p.B + b] = noise() > 0.3;
+        if (t >= lengths[b]) { /* whoever reads padding gets NaN */
+          memset((char *)x + (size_t)((t * p.B + b) * p.I) * number(&p), 0xff, (size_t)p.I * number(&p));
+          memset((char *)d_output + (size_t)((t * p.B + b) * p.H) * number(&p), 0xff, (size_t)p.H * number(&p));
+        }
+      }
+    }
+    p.lengths = lengths, p.resets = resets;
+  }
+  void *serial = NULL;
+  int64_t count = G * p.I + G * p.H;
+  for (int split = BPTT_SERIAL; split <= BPTT_SPLIT_HIDDEN; split++)
+    for (int hoist = BPTT_HOIST_NEVER; hoist <= BPTT_HOIST_ALWAYS; hoist++) {
+      p.split = split, p.hoist = hoist, p.threads = 2;
+      p.output = array(&p, tokens * p.H, 0), p.h_n = array(&p, bh, 0), p.c_n = lstm ? array(&p, bh, 0) : NULL;
+      p.cells = p.gates = NULL;
+      expect(bptt_workspace(&p, BPTT_FORWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
+      p.workspace = block_new((size_t)p.workspace_bytes);
+      expect(bptt_forward(&p) == BPTT_OK, "forward", &p);
+      void *inferred = p.output;
+      p.output = array(&p, tokens * p.H, 0);
+      p.cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
+      p.gates = p.cell == BPTT_RNN ? NULL : array(&p, 4 * tokens * p.H, 0);
+      expect(bptt_forward(&p) == BPTT_OK, "training forward", &p);
+      expect(!memcmp(inferred, p.output, (size_t)(tokens * p.H) * number(&p)), "inference has other bits", &p);
+      expect(finite(&p, p.output, tokens * p.H) && finite(&p, p.h_n, bh), "output is not finite", &p);
+      p.d_x = array(&p, tokens * p.I, 0), p.d_h_0 = array(&p, bh, 0), p.d_c_0 = lstm ? array(&p, bh, 0) : NULL;
+      p.d_weight_ih = array(&p, G * p.I, 0), p.d_weight_hh = array(&p, G * p.H, 0);
+      p.d_bias_ih = array(&p, G, 0), p.d_bias_hh = array(&p, G, 0);
+      p.d_weight_peephole = lstm ? array(&p, 3 * p.H, 0) : NULL;
+      p.d_hidden = array(&p, tokens * p.H, 0), p.d_cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
+      expect(bptt_workspace(&p, BPTT_BACKWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
+      p.workspace = block_new((size_t)p.workspace_bytes);
+      expect(bptt_backward(&p) == BPTT_OK, "backward", &p);
+      expect(finite(&p, p.d_x, tokens * p.I) && finite(&p, p.d_h_0, bh) && finite(&p, p.d_hidden, tokens * p.H) &&
+                 finite(&p, p.d_weight_ih, G * p.I) && finite(&p, p.d_weight_hh, G * p.H) &&
+                 finite(&p, p.d_bias_ih, G) && finite(&p, p.d_bias_hh, G),
+             "gradient is not finite", &p);
+      char *all = block_new((size_t)count * number(&p));
+      memcpy(all, p.d_weight_ih, (size_t)(G * p.I) * number(&p));
+      memcpy(all + (size_t)(G * p.I) * number(&p), p.d_weight_hh, (size_t)(G * p.H) * number(&p));
+      if (!serial)
+        serial = all;
+      expect(!memcmp(serial, all, (size_t)count * number(&p)), "gradients have other bits", &p);
+    }
+  expect(!blocks_damaged(), "wrote beside an array", &p);
+  blocks_free();
+}
+
+int main(void) {
+  static const struct {
+    int cell, gates;
+    bptt_problem options;
+  } cells[] = {
+      {BPTT_LSTM, 4, {0}},
+      {BPTT_LSTM, 4, {.activations = {BPTT_HARD_SIGMOID, BPTT_SOFTSIGN, BPTT_RELU}, .coupled = 1, .cell_clip = 0.2}},
+      {BPTT_GRU, 3, {0}},
+      {BPTT_RNN, 1, {0}},
+      {BPTT_RNN, 1, {.activations = {BPTT_RELU}}},
+  };
+  static const int64_t shapes[][4] = {{3, 2, 4, 5}, {5, 9, 1, 20}, {7, 1, 3, 17}, {2, 17, 33, 40}, {4, 3, 0, 1}};
+  for (int rank = 0; rank < bptt_variant_count(); rank++) {
+    bptt_use_variant(bptt_variant_name(rank));
+    for (int n = 0; n < (int)(sizeof cells / sizeof cells[0]); n++)
+      for (int shape = 0; shape < (int)(sizeof shapes / sizeof shapes[0]); shape++)
+        for (int dtype = BPTT_F32; dtype <= BPTT_F64; dtype++)
+          for (int spans = 0; spans < 2; spans++) {
+            bptt_problem p = cells[n].options;
+            p.cell = cells[n].cell, p.dtype = dtype;
+            p.T = shapes[shape][0], p.B = shapes[shape][1], p.I = shapes[shape][2], p.H = shapes[shape][3];
+            run(p, cells[n].gates, spans);
+          }
+    printf("%s cells on %s\n", failures ? "FAIL" : "ok  ", bptt_variant_name(rank));
+  }
+  return failures != 0;
+}
