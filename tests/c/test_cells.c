@@ -40,7 +40,7 @@ static void *array(const bptt_problem *p, int64_t count, int filled) {
   return a;
 }
 
-static int finite(const bptt_problem *p, const void *a, int64_t count) {
+static int all_finite(const bptt_problem *p, const void *a, int64_t count) {
   for (int64_t k = 0; k < count; k++)
     if (!isfinite(p->dtype == BPTT_F32 ? ((const float *)a)[k] : ((const double *)a)[k]))
       return 0;
@@ -89,7 +89,7 @@ static void run(bptt_problem p, int64_t gates, int with_spans) {
       p.gates = p.cell == BPTT_RNN ? NULL : array(&p, 4 * tokens * p.H, 0);
       expect(bptt_forward(&p) == BPTT_OK, "training forward", &p);
       expect(!memcmp(inferred, p.output, (size_t)(tokens * p.H) * number(&p)), "inference has other bits", &p);
-      expect(finite(&p, p.output, tokens * p.H) && finite(&p, p.h_n, bh), "output is not finite", &p);
+      expect(all_finite(&p, p.output, tokens * p.H) && all_finite(&p, p.h_n, bh), "output is not finite", &p);
       p.d_x = array(&p, tokens * p.I, 0), p.d_h_0 = array(&p, bh, 0), p.d_c_0 = lstm ? array(&p, bh, 0) : NULL;
       p.d_weight_ih = array(&p, G * p.I, 0), p.d_weight_hh = array(&p, G * p.H, 0);
       p.d_bias_ih = array(&p, G, 0), p.d_bias_hh = array(&p, G, 0);
@@ -98,9 +98,10 @@ static void run(bptt_problem p, int64_t gates, int with_spans) {
       expect(bptt_workspace(&p, BPTT_BACKWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
       p.workspace = block_new((size_t)p.workspace_bytes);
       expect(bptt_backward(&p) == BPTT_OK, "backward", &p);
-      expect(finite(&p, p.d_x, tokens * p.I) && finite(&p, p.d_h_0, bh) && finite(&p, p.d_hidden, tokens * p.H) &&
-                 finite(&p, p.d_weight_ih, G * p.I) && finite(&p, p.d_weight_hh, G * p.H) &&
-                 finite(&p, p.d_bias_ih, G) && finite(&p, p.d_bias_hh, G),
+      expect(all_finite(&p, p.d_x, tokens * p.I) && all_finite(&p, p.d_h_0, bh) &&
+                 all_finite(&p, p.d_hidden, tokens * p.H) && all_finite(&p, p.d_weight_ih, G * p.I) &&
+                 all_finite(&p, p.d_weight_hh, G * p.H) && all_finite(&p, p.d_bias_ih, G) &&
+                 all_finite(&p, p.d_bias_hh, G),
              "gradient is not finite", &p);
       char *all = block_new((size_t)count * number(&p));
       memcpy(all, p.d_weight_ih, (size_t)(G * p.I) * number(&p));
