@@ -91,7 +91,7 @@ def forward(problem, threads=1, packed=None, training=True):
     out = dict(zip(FORWARD, (unwritten(shape, real) for shape in shapes), strict=False))
     arrays = (out.get(name) for name in FORWARD)
     parameters = None if packed else p.parameters
-    core.forward(core.LSTM, threads, parameters, packed, p.x, p.h_0, p.c_0, *arrays)
+    core.forward(core.Cell("LSTM"), threads, parameters, packed, p.x, p.h_0, p.c_0, *arrays)
     return out
 
 
@@ -106,12 +106,12 @@ def backward(problem, tape, threads=1, wanted=BACKWARD):
     d_x, d_h_0, d_c_0, d_hidden, d_cells = (out.get(name) for name in BACKWARD)
     d_weights = tuple(weights.get(name) for name in NAMES)
     given = (*kept, p.d_output, p.d_h_n, p.d_c_n, d_x, d_h_0, d_c_0, d_weights, d_hidden, d_cells)
-    core.backward(core.LSTM, threads, p.parameters, *given)
+    core.backward(core.Cell("LSTM"), threads, p.parameters, *given)
     return out | {f"d_{name}": array for name, array in weights.items()}
 
 
 def pack(problem, threads=1):
-    return core.pack(core.LSTM, threads, problem.parameters)
+    return core.pack(core.Cell("LSTM"), threads, problem.parameters)
 
 
 def expected(problem, dtype=np.float64):

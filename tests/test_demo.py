@@ -88,7 +88,14 @@ def test_compares_with_numpy(demo, sentences, monkeypatch):
 def test_same_seed_same_numbers(demo, sentences):
     runs = [
         numbers(demo("--text", sentences, *SMALL, "--seed", seed, *more)[1])
-        for seed, more in ((1, ()), (1, ("--cell", "lstm")), (2, ()), (1, ("--cell", "peephole")))
+        for seed, more in (
+            (1, ()),
+            (1, ("--cell", "lstm")),
+            (2, ()),
+            (1, ("--cell", "peephole")),
+            (1, ("--cell", "gru")),
+            (1, ("--cell", "rnn")),
+        )
     ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
@@ -132,11 +139,11 @@ def test_save_and_load(demo, sentences, tmp_path):
         "embedding": (V, E),
         "output_weight": (V, H),
         "output_bias": (V,),
-        "lstm.weight_ih_l0": (4 * H, E),
-        "lstm.weight_hh_l0": (4 * H, H),
-        "lstm.bias_ih_l0": (4 * H,),
-        "lstm.bias_hh_l0": (4 * H,),
-        "lstm.weight_peephole_l0": (3, H),
+        "peephole.weight_ih_l0": (4 * H, E),
+        "peephole.weight_hh_l0": (4 * H, H),
+        "peephole.bias_ih_l0": (4 * H,),
+        "peephole.bias_hh_l0": (4 * H,),
+        "peephole.weight_peephole_l0": (3, H),
     }
     status, again, _ = demo("--text", sentences, "--load", saved)
     assert status == 0
@@ -218,7 +225,7 @@ def test_python_without_its_help_pages(demo, monkeypatch):
 @pytest.mark.parametrize("change", ["no file", "not npz", "missing", "shape", "infinite", "vocabulary"])
 def test_load_errors(demo, sentences, tmp_path, change):
     path = tmp_path / "model.npz"
-    model = CharacterModel(4, 5, 3, False, np.random.default_rng(0))
+    model = CharacterModel(4, 5, 3, "lstm", np.random.default_rng(0))
     model.save(str(path), text.Vocabulary(np.array([97, 98, 99])))
     arrays = dict(np.load(path))
     if change == "no file":
@@ -245,7 +252,7 @@ def test_load_errors(demo, sentences, tmp_path, change):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--steps", "0"], ["--hidden", "many"], ["--seed", "-1"], ["--seconds", "0"], ["--cell", "gru"]],
+    [["--steps", "0"], ["--hidden", "many"], ["--seed", "-1"], ["--seconds", "0"], ["--cell", "other"]],
     ids=" ".join,
 )
 def test_argument_errors(capsys, arguments):

@@ -61,14 +61,16 @@ def test_windows(count, steps, rows, offset):
 # The model
 
 
-@pytest.mark.parametrize("peephole", [False, True])
-def test_gradients_are_differences(peephole):
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "gru", "rnn"])
+def test_gradients_are_differences(cell):
     rng = np.random.default_rng(0)
-    model = CharacterModel(7, 5, 3, peephole, rng)
-    model.lstm = model.lstm.astype(np.float64)
+    model = CharacterModel(7, 5, 3, cell, rng)
+    model.layer = model.layer.astype(np.float64)
     model.arrays = {name: array.astype(np.float64) for name, array in model.arrays.items()}
     window = rng.integers(7, size=(9, 2))
-    state = rng.standard_normal((1, 2, 5)), rng.standard_normal((1, 2, 5))
+    state = rng.standard_normal((1, 2, 5))
+    if cell in ("lstm", "peephole"):
+        state = state, rng.standard_normal((1, 2, 5))
     gradients, slopes = model.step(window, state).gradients
     for arrays, expected in zip(model.parameters, (gradients.parameters, slopes), strict=True):
         for name, array in arrays.items():
@@ -84,7 +86,7 @@ def test_gradients_are_differences(peephole):
 
 def test_training_and_measuring_agree():
     rng = np.random.default_rng(0)
-    model, window = CharacterModel(7, 5, 3, False, rng), rng.integers(7, size=(9, 2))
+    model, window = CharacterModel(7, 5, 3, "lstm", rng), rng.integers(7, size=(9, 2))
     step, (bits, state) = model.step(window, None), model.bits(window, None)
     assert step.bits == pytest.approx(bits, rel=1e-6)
     np.testing.assert_array_equal(step.state, state)

@@ -254,7 +254,7 @@ def backward(T, B, I, H):
     results = tuple(None if a is None else np.empty_like(a) for a in weights)
     tape = (zeros(T, B, I), None, None, zeros(T, B, H), zeros(T, B, H), zeros(T, B, 4, H))
     errors, wanted = (zeros(T, B, H), None, None), (None, None, None, results, None, None)
-    bptt._core.backward(0, bptt.get_num_threads(), weights, *tape, *errors, *wanted)
+    bptt._core.backward(bptt._core.Cell("LSTM"), bptt.get_num_threads(), weights, *tape, *errors, *wanted)
 """
 
 

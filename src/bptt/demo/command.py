@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import bptt
 
 from .blas import one_blas_thread
-from .model import CharacterModel
+from .model import CELLS, CharacterModel
 from .terminal import Bar, Interrupt, say
 from .text import Corpus, corpus, python_reference, read_text, windows
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seconds", metavar="S", type=_seconds, help=text)
     add("--hidden", metavar="N", type=_count(1), help=f"units of the LSTM (default: {HIDDEN})")
-    add("--cell", choices=("lstm", "peephole"), help="the LSTM without or with peepholes (default: lstm)")
+    add("--cell", choices=tuple(CELLS), help="of the recurrent layer (default: lstm)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -146,9 +146,8 @@ def _prepared(args: argparse.Namespace, rng: np.random.Generator) -> tuple[Chara
 
 
 def _new_model(args: argparse.Namespace, symbols: int, rng: np.random.Generator) -> CharacterModel:
-    peephole = args.cell == "peephole"
     try:
-        return CharacterModel(symbols, args.hidden or HIDDEN, EMBEDDING, peephole, rng)
+        return CharacterModel(symbols, args.hidden or HIDDEN, EMBEDDING, args.cell or "lstm", rng)
     except ValueError as error:  # sizes beyond any memory
         raise _Refused(f"--hidden {args.hidden}: {error}") from None
 
@@ -159,11 +158,11 @@ def _introduce(args: argparse.Namespace, model: CharacterModel, text: Corpus) ->
     size, held_out = len(every), len(text.held_out)
     say(f"Text:  {args.text or 'the help pages of this Python'}, {size} characters, {held_out} held out;")
     say(f"       {len(text.vocabulary)} symbols, which tell {known:.2%} of the characters apart")
-    cell = "LSTM with peepholes" if model.lstm.peephole else "LSTM"
+    cell = CELLS[model.cell][0]
     numbers = sum(array.size for arrays in model.parameters for array in arrays.values())
     variant, threads = bptt.active_variant(), bptt.get_num_threads()
     on = "NumPy reference" if variant == "reference" else f"{variant}, {threads} thread{'s' * (threads > 1)}"
-    say(f"Model: embedding, {cell} of {model.lstm.hidden_size} units, softmax; {numbers} parameters;")
+    say(f"Model: embedding, {cell} of {model.layer.hidden_size} units, softmax; {numbers} parameters;")
     say(f"       {on}, seed {args.seed}")
 
 
@@ -230,7 +229,7 @@ def _train(
             if done == steps or interrupt or time.perf_counter() >= end:
                 break
             start = time.perf_counter()
-            optimizer.lr = _rate(done, steps, model.lstm.hidden_size)
+            optimizer.lr = _rate(done, steps, model.layer.hidden_size)
             step = model.step(window, None if anew else state)
             bptt.clip_grad_norm_(step.gradients, MAX_NORM)
             optimizer.step(step.gradients)

@@ -1,24 +1,44 @@
-"""The model of the demo: an embedding, an LSTM and a softmax over the next character, in NumPy."""
+"""The model of the demo: an embedding, a recurrent layer and a softmax over the next character, in NumPy."""
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt import LSTM, Gradients
+import bptt
+from bptt import GRU, LSTM, RNN, Gradients
 
 from .text import Vocabulary
 
-__all__ = ["CharacterModel", "Step"]
+__all__ = ["CELLS", "CharacterModel", "Step"]
 
-LAYER = "lstm."  # before the names of the LSTM's parameters in a file
-State = tuple[NDArray[Any], NDArray[Any]]
+State = Any  # as the layer gives it
+
+# What reading a file may end with that is something else.
+NOT_A_MODEL = (
+    zipfile.BadZipFile,
+    EOFError,
+    LookupError,
+    StopIteration,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
+
+# What --cell may be, its name in words, and how its layer is made.
+CELLS: dict[str, tuple[str, Callable[..., LSTM | GRU | RNN]]] = {
+    "lstm": ("LSTM", LSTM),
+    "peephole": ("LSTM with peepholes", partial(LSTM, peephole=True)),
+    "gru": ("GRU", GRU),
+    "rnn": ("RNN", RNN),
+}
 
 
 class Step(NamedTuple):
@@ -37,28 +57,32 @@ class CharacterModel:
     symbols : int
         V, the size of the vocabulary.
     hidden : int
-        H, the units of the LSTM.
+        H, the units of the layer.
     embedding : int
         E, the numbers that stand for an input symbol.
-    peephole : bool
-        Whether the LSTM has peepholes.
+    cell : str
+        One of `CELLS`.
     rng : numpy.random.Generator
         For the initial weights.
 
     Attributes
     ----------
-    lstm : LSTM
+    cell : str
+        As given.
+    layer : LSTM, GRU or RNN
         E to H.
     arrays : dict of str to ndarray
         ``embedding`` (V, E), ``output_weight`` (V, H), ``output_bias`` (V,).
     """
 
     def __init__(
-        self, symbols: int, hidden: int, embedding: int, peephole: bool, rng: np.random.Generator
+        self, symbols: int, hidden: int, embedding: int, cell: str, rng: np.random.Generator
     ) -> None:
-        self.lstm = LSTM(embedding, hidden, peephole=peephole, seed=rng)
-        # The forget gate is open at first, so that errors reach far back (Jozefowicz et al. 2015).
-        self.lstm.parameters["bias_ih_l0"][hidden : 2 * hidden] = 1
+        self.cell = cell
+        self.layer = CELLS[cell][1](embedding, hidden, seed=rng)
+        if isinstance(self.layer, LSTM):
+            # The forget gate is open at first, so that errors reach far back (Jozefowicz et al. 2015).
+            bptt.init.forget_bias(self.layer, 1)
         self.arrays = {
             "embedding": rng.standard_normal((symbols, embedding)).astype(np.float32),
             "output_weight": rng.uniform(-1, 1, (symbols, hidden)).astype(np.float32) * hidden**-0.5,
@@ -68,7 +92,7 @@ class CharacterModel:
     @property
     def parameters(self) -> list[Mapping[str, NDArray[Any]]]:
         """All parameters, as an optimizer takes them."""
-        return [self.lstm.parameters, self.arrays]
+        return [self.layer.parameters, self.arrays]
 
     def step(self, window: NDArray[np.int64], state: State | None) -> Step:
         """Run a window forward and backward.
@@ -85,13 +109,13 @@ class CharacterModel:
         Step
         """
         inputs, targets = window[:-1], window[1:].reshape(-1)
-        tape = self.lstm.forward(self.arrays["embedding"][inputs], state)
+        tape = self.layer.forward(self.arrays["embedding"][inputs], state)
         hidden = tape.output.reshape(targets.size, -1)
         nats, errors = self._softmax(hidden, targets)
         np.put_along_axis(errors, targets[:, None], np.take_along_axis(errors, targets[:, None], 1) - 1, 1)
         errors /= np.float32(targets.size)
         d_output = (errors @ self.arrays["output_weight"]).reshape(tape.output.shape)
-        gradients = self.lstm.backward(tape, d_output)
+        gradients = self.layer.backward(tape, d_output)
         d_input = gradients.input.reshape(targets.size, -1)
         slopes = {
             "embedding": _added_up(inputs.reshape(-1), d_input, len(self.arrays["embedding"])),
@@ -103,7 +127,7 @@ class CharacterModel:
     def bits(self, window: NDArray[np.int64], state: State | None) -> tuple[float, State]:
         """Return the loss of a window in bits per symbol, and the state after it."""
         targets = window[1:].reshape(-1)
-        output, state = self.lstm(self.arrays["embedding"][window[:-1]], state)
+        output, state = self.layer(self.arrays["embedding"][window[:-1]], state)
         return _bits(self._softmax(output.reshape(targets.size, -1), targets)[0]), state
 
     def _softmax(self, hidden: NDArray[Any], targets: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -121,7 +145,7 @@ class CharacterModel:
         self, prompt: NDArray[np.int64], count: int, temperature: float, rng: np.random.Generator
     ) -> NDArray[np.int64]:
         """Return `count` symbols that go on from a prompt (n,), drawn one by one with a stream."""
-        stream = self.lstm.freeze().stream()
+        stream = self.layer.freeze().stream()
         embedding = self.arrays["embedding"]
         weight, bias = self.arrays["output_weight"], self.arrays["output_bias"]
         hidden = stream.run(embedding[prompt])[-1]
@@ -148,7 +172,8 @@ class CharacterModel:
         OSError
             If the file cannot be written.
         """
-        named: dict[str, Any] = {LAYER + name: array for name, array in self.lstm.parameters.items()}
+        parameters = self.layer.parameters.items()
+        named: dict[str, Any] = {f"{self.cell}.{name}": array for name, array in parameters}
         target = Path(path).resolve()  # what a symbolic link stands for
         part = target.with_name(f"{target.name}.part")
         try:
@@ -174,10 +199,11 @@ class CharacterModel:
                 saved = {name: file[name] for name in file.files}
             vocabulary = Vocabulary(saved.pop("vocabulary"))
             (_, E), (_, H) = saved["embedding"].shape, saved["output_weight"].shape
-            peephole = f"{LAYER}weight_peephole_l0" in saved
-            model = cls(len(vocabulary), H, E, peephole, np.random.default_rng(0))
-            model.lstm.load_state_dict(
-                {name.removeprefix(LAYER): saved.pop(name) for name in list(saved) if name.startswith(LAYER)}
+            cell = next(name.partition(".")[0] for name in saved if name.endswith(".weight_hh_l0"))
+            model = cls(len(vocabulary), H, E, cell, np.random.default_rng(0))
+            mark = f"{cell}."  # before the names of the layer's parameters
+            model.layer.load_state_dict(
+                {name.removeprefix(mark): saved.pop(name) for name in list(saved) if name.startswith(mark)}
             )
             for name, array in model.arrays.items():
                 if saved[name].shape != array.shape:
@@ -185,7 +211,7 @@ class CharacterModel:
                 array[...] = saved[name]
             if not all(np.isfinite(array).all() for arrays in model.parameters for array in arrays.values()):
                 raise ValueError("expected finite numbers")
-        except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, TypeError, ValueError) as error:
+        except NOT_A_MODEL as error:
             raise ValueError(f"expected a model that --save wrote ({error})") from None
         return model, vocabulary
 
