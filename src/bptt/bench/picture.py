@@ -69,6 +69,8 @@ def _intensity(line: Line) -> float:
 
 
 def _roofline(axis: Any, lines: Sequence[Line], ceilings: Ceilings) -> None:
+    axis.set_xscale("log", base=2)  # before limits are set: a linear axis may have made room below zero
+    axis.set_yscale("log")
     found = [_intensity(line) for line in lines]
     roofs = _roofs(axis, min(found, default=0.5) / 2, max([*found, 32.0]) * 2, ceilings)
     marks: list[Any] = []
@@ -83,8 +85,8 @@ def _roofline(axis: Any, lines: Sequence[Line], ceilings: Ceilings) -> None:
             marks[-1].set_label(mode)
     if any(line.best for line in lines):
         marks += axis.plot([], [], "o", color=GREY, mfc="none", ms=4.5, label="best peer")
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
+    every = [line.case.flops / seconds / 1e9 for line in lines for seconds in line.medians.values()]
+    axis.set_ylim(bottom=min(every, default=1) / 2)
     axis.xaxis.set_major_formatter(_plain())
     axis.set_xlabel("operations per byte of recurrent weights read in a step")
     axis.set_ylabel("GFLOP/s")
