@@ -33,6 +33,7 @@ __all__ = [
     "shape",
     "size",
     "target",
+    "truncation",
 ]
 
 MAX_BYTES = 2**63 - 1
@@ -197,6 +198,18 @@ def contiguous(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     copy = empty(array.shape, dtype)
     copy[...] = array
     return copy
+
+
+def truncation(value: Any, bidirectional: bool) -> tuple[int, int] | None:
+    """Return the pair (k1, k2) that `truncate` means; None stays None."""
+    if value is None:
+        return None
+    if bidirectional:
+        raise ValueError(f"truncate: has no meaning in a bidirectional layer, got {value!r}")
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"truncate: expected k or (k1, k2), got {value!r}")
+    return size("truncate", pair[0]), size("truncate", pair[1])
 
 
 def target(

@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 from ._check import Layout, contiguous
 from ._memory import empty
 from ._threads import get_num_threads
-from .parameters import Weights
+from .parameters import Parameters, Weights, layer_weights
 
-__all__ = ["Course", "Kept", "backward", "course_of", "dropout_masks", "forward", "in_order", "infer"]
+__all__ = [
+    "Course",
+    "Kept",
+    "Slopes",
+    "backward",
+    "course_of",
+    "dropout_masks",
+    "forward",
+    "in_order",
+    "infer",
+]
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -76,6 +86,12 @@ class Course(NamedTuple):
         copy[...] = x[::-1]
         return copy
 
+    def between(self, begin: int, end: int) -> Course:
+        """Return the course of steps [begin, end) of one direction."""
+        lengths = None if self.lengths is None else np.clip(self.lengths - begin, 0, end - begin)
+        resets = None if self.resets is None else (self.resets[0][begin:end],)
+        return Course(None, lengths, resets)
+
 
 def course_of(lengths: Array | None, resets: Array | None, T: int, B: int, directions: int) -> Course:
     """Return how rows go through time; lengths (B,) and resets (T, B) are in the order of the user's rows."""
@@ -129,6 +145,63 @@ class Kept(NamedTuple):
     gates: Array | None
     masks: list[Array]
     course: Course
+
+    def between(self, begin: int, end: int) -> Kept:
+        """Return what a forward pass over steps [begin, end) would have kept; one direction."""
+        h_0, c_0 = self.h_0, self.c_0
+        if begin:
+            h_0 = self.hidden[:, begin - 1]
+            c_0 = None if self.cells is None else self.cells[:, begin - 1]
+        return Kept(
+            [x[begin:end] for x in self.inputs],
+            h_0,
+            c_0,
+            self.hidden[:, begin:end],
+            None if self.cells is None else self.cells[:, begin:end],
+            None if self.gates is None else self.gates[:, begin:end],
+            [mask[begin:end] for mask in self.masks],
+            self.course.between(begin, end),
+        )
+
+
+class Slopes(NamedTuple):
+    """Gradients that a backward pass returns beside those of the parameters.
+
+    Attributes
+    ----------
+    x : ndarray, (T, B, I)
+    h_0, c_0 : ndarray, (L*D, B, H)
+        c_0 is None where there is no cell state.
+    hidden, cells : ndarray, (L*D, T, B, H), or None
+    """
+
+    x: Array
+    h_0: Array
+    c_0: Array | None
+    hidden: Array | None
+    cells: Array | None
+
+    def over(self, T: int) -> Slopes:
+        """Return zeros like this, but for T steps."""
+        N, _, B, H = (0, 0, 0, 0) if self.hidden is None else self.hidden.shape
+        steps = (N, T, B, H)
+        return Slopes(
+            np.zeros((T, *self.x.shape[1:]), self.x.dtype),
+            np.zeros_like(self.h_0),
+            None if self.c_0 is None else np.zeros_like(self.c_0),
+            None if self.hidden is None else np.zeros(steps, self.x.dtype),
+            None if self.cells is None else np.zeros(steps, self.x.dtype),
+        )
+
+    def add(self, block: Slopes, begin: int, end: int) -> None:
+        """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
+        self.x[begin:end] += block.x
+        for total, part in ((self.hidden, block.hidden), (self.cells, block.cells)):
+            if total is not None:
+                total[:, begin:end] += part
+        for total, part in ((self.h_0, block.h_0), (self.c_0, block.c_0)):
+            if total is not None and begin == 0:
+                total += part
 
 
 def infer(
@@ -223,22 +296,90 @@ def backward(
     d_output: Array | None,
     d_h_n: Array | None,
     d_c_n: Array | None,
-    d_weights: Sequence[Weights],
+    parameters: Parameters,
     steps: bool,
-) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Backpropagate through every part; fills `d_weights`.
+    truncate: tuple[int, int] | None,
+) -> Slopes:
+    """Backpropagate through every part, in blocks of steps if `truncate` says so; fills `parameters`.
 
     Returns
     -------
-    d_x : ndarray, (T, B, I)
-    d_h_0, d_c_0 : ndarray, (L*D, B, H)
-    d_hidden, d_cells : ndarray, (L*D, T, B, H), or None without `steps`
+    Slopes
+        Rows and steps as the user's.
     """
+    course, D = kept.course, layout.directions
+    errors = (course.sorted(d_output), course.sorted(d_h_n), course.sorted(d_c_n))
+    T, B = kept.inputs[0].shape[:2]
+    if not B:
+        parameters.flat[...] = 0
+    if truncate is None or min(truncate) >= T:
+        found = through_all(core, layout, weights, kept, *errors, parameters, steps)
+    else:
+        found = through_blocks(core, layout, weights, kept, *errors, parameters, steps, *truncate)
+    return Slopes(
+        course.unsorted(found.x),
+        course.unsorted(found.h_0),
+        course.unsorted(found.c_0),
+        in_order(found.hidden, D, course),
+        in_order(found.cells, D, course),
+    )
+
+
+def through_blocks(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights],
+    kept: Kept,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    d_c_n: Array | None,
+    parameters: Parameters,
+    steps: bool,
+    every: int,
+    depth: int,
+) -> Slopes:
+    """Truncated: errors injected in each block of `every` steps flow back `depth` steps from its end."""
+    T, B = kept.inputs[0].shape[:2]
+    last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
+    total: Slopes | None = None
+    block_parameters = parameters.empty_like()
+    for start in range(0, T, every):
+        end = min(start + every, T)
+        begin = max(0, end - depth)
+        # Rows whose last step is in this block get the gradient of the last state here.
+        ends_here = ((last > start) & (last <= end) | (last == 0) & (start == 0))[:, None]
+        d_h, d_c = (None if d is None else np.where(ends_here, d, d.dtype.type(0)) for d in (d_h_n, d_c_n))
+        errors = None
+        if d_output is not None:
+            errors = d_output[begin:end].copy()
+            errors[: max(0, start - begin)] = 0
+        part = kept.between(begin, end)
+        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, steps)
+        if total is None:
+            parameters.flat[...] = block_parameters.flat
+            total = found.over(T)
+        else:
+            parameters.flat[...] += block_parameters.flat
+        total.add(found, begin, end)
+    assert total is not None
+    return total
+
+
+def through_all(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights],
+    kept: Kept,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    d_c_n: Array | None,
+    parameters: Parameters,
+    steps: bool,
+) -> Slopes:
+    """Backpropagate through every part over all steps that were kept; rows as they run."""
     _, T, B, H = kept.hidden.shape
     D, N, dtype, course = layout.directions, layout.parts, layout.dtype, kept.course
-    if course.order is not None and d_output is not None:
-        d_output = np.take(d_output, course.order, 1)
-    d_h_n, d_c_n = course.sorted(d_h_n), course.sorted(d_c_n)
+    d_weights = layer_weights(parameters, layout.layers, D)
     cell = cell_of(core, layout.cell)
     d_h_0, d_c_0 = states_of(layout, B)
     d_hidden = empty((N, T, B, H), dtype) if steps else None
@@ -267,8 +408,7 @@ def backward(
         if layer and kept.masks:
             d_output *= kept.masks[layer - 1]
     assert d_output is not None
-    states = (course.unsorted(d_h_0), course.unsorted(d_c_0))
-    return course.unsorted(d_output), *states, in_order(d_hidden, D, course), in_order(d_cells, D, course)
+    return Slopes(d_output, d_h_0, d_c_0, d_hidden, d_cells)
 
 
 def dropout_masks(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> list[Array]:

@@ -193,7 +193,7 @@ class Recurrent:
         d_output: Any = None,
         d_state: Any = None,
         *,
-        truncate: None = None,
+        truncate: int | tuple[int, int] | None = None,
         step_clip: None = None,
         steps: bool = False,
     ) -> Gradients:
@@ -211,7 +211,12 @@ class Recurrent:
         d_state : tuple of array_like, or array_like, optional
             Gradients with respect to h_n and c_n, shaped like the state; either of two may be None. Zeros by
             default.
-        truncate, step_clip : None
+        truncate : int or pair of int, optional
+            k or (k1, k2): truncated backpropagation through time. Steps are cut into blocks of k1; errors
+            injected in a block flow back through the k2 steps before its end and no further; the gradients
+            are the sums over the blocks. Blocks are cut on the steps of the batch, whatever the lengths. k means
+            (k, k). Not for bidirectional layers.
+        step_clip : None
             Not supported yet.
         steps : bool
             Also return the gradient that reaches h_t and c_t at every step.
@@ -229,7 +234,7 @@ class Recurrent:
 
         Notes
         -----
-        Werbos (1990).
+        Werbos (1990); truncated: Williams and Peng (1990).
 
         Examples
         --------
@@ -240,7 +245,7 @@ class Recurrent:
         >>> gradients.parameters["weight_ih_l0"].shape
         (16, 3)
         """
-        _check.not_yet("truncate", truncate, None)
+        blocks = _check.truncation(truncate, self.bidirectional)
         _check.not_yet("step_clip", step_clip, None)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
@@ -250,11 +255,8 @@ class Recurrent:
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
         parameters = self.parameters.empty_like()
-        d_weights = layer_weights(parameters, layout.layers, layout.directions)
-        if not B:
-            parameters.flat[...] = 0
         wanted = _check.flag("steps", steps)
-        given = (self._weights, kept, errors, d_h_n, d_c_n, d_weights, wanted)
+        given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted, blocks)
         d_x, d_h_0, d_c_0, hidden, cells = _network.backward(_backend.core(), layout, *given)
         d_state = layout.states_as_given(d_h_0, d_c_0, batched)
         return Gradients(layout.as_given(d_x, batched), d_state, parameters, hidden, cells)
