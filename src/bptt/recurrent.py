@@ -214,8 +214,8 @@ class Recurrent:
         truncate : int or pair of int, optional
             k or (k1, k2): truncated backpropagation through time. Steps are cut into blocks of k1; errors
             injected in a block flow back through the k2 steps before its end and no further; the gradients
-            are the sums over the blocks. Blocks are cut on the steps of the batch, whatever the lengths. k means
-            (k, k). Not for bidirectional layers.
+            are the sums over the blocks. Blocks are cut on the steps of the batch, whatever the lengths. k
+            means (k, k). Not for bidirectional layers.
         step_clip : None
             Not supported yet.
         steps : bool
