@@ -143,11 +143,12 @@ static atomic_llong lost_lately; /* ns, in bad calls one after the other */
 static atomic_int bad_calls;     /* how many those are */
 
 /* A bad call or two are a hiccup: a thread that slept, new pages, another process for a moment. */
-enum { LEAST_LOSS = 100000, PATIENCE = 4, PENALTY = 20, LONGEST_PENALTY = 1000000000 };
+enum { LEAST_LOSS = 100000, PATIENCE = 4, PENALTY = 20, LONGEST_PENALTY = 100000000 };
 
 /* After a call on a team that took `elapsed` ns, of which rank 0, whose share is never the smaller one, waited `lost`:
  * when that was above a third for some calls on end, the next ones go alone for 20 times what those lost, so that
- * asking again costs some 5 %. Several callers may count at once; the count need not be exact. */
+ * asking again costs some 5 %; but for 0.1 s at most, as a process that wakes may find both its threads on one core.
+ * Several callers may count at once; the count need not be exact. */
 static void judge(int64_t elapsed, int64_t lost, int64_t end) {
   if (lost <= LEAST_LOSS || 3 * lost <= elapsed) {
     if (atomic_load_explicit(&bad_calls, memory_order_relaxed)) {
