@@ -32,7 +32,6 @@ __all__ = [
     "precision",
     "shape",
     "size",
-    "target",
     "truncation",
 ]
 
@@ -210,25 +209,6 @@ def truncation(value: Any, bidirectional: bool) -> tuple[int, int] | None:
     if len(pair) != 2:
         raise ValueError(f"truncate: expected k or (k1, k2), got {value!r}")
     return size("truncate", pair[0]), size("truncate", pair[1])
-
-
-def target(
-    name: str,
-    array: Any,
-    expected: tuple[int, ...],
-    dtype: np.dtype[Any],
-    apart: Iterable[NDArray[Any] | None],
-) -> None:
-    """Check an array to write a result into: it must not share memory with the arrays in `apart`."""
-    if type(array) is not np.ndarray or array.dtype != dtype:
-        got = getattr(array, "dtype", type(array))
-        raise TypeError(f"{name}: expected an array of {dtype}, got {got}")
-    if array.shape != expected:
-        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
-    if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
-        raise ValueError(f"{name}: expected a writable, C-contiguous, aligned array")
-    if any(other is not None and np.may_share_memory(array, other) for other in apart):
-        raise ValueError(f"{name}: overlaps the input or the state of the stream")
 
 
 class Layout(NamedTuple):

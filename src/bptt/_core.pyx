@@ -26,18 +26,23 @@ cdef int raise_status(bptt_status status) except -1:
     raise ValueError(bptt_status_text(status).decode())
 
 
-cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
+cdef void *take_as(object array, int type_num, int64_t count, str name) except? NULL:
     """Address of an optional array, after the cheap checks that keep C inside its memory."""
     if array is None:
         return NULL
     if not cnp.PyArray_Check(array):
         raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
     cdef cnp.ndarray a = array
-    if cnp.PyArray_TYPE(a) != (cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64):
-        raise TypeError(f"{name}: expected {'float32' if dtype == BPTT_F32 else 'float64'}, got {a.dtype}")
+    if cnp.PyArray_TYPE(a) != type_num:
+        raise TypeError(f"{name}: expected {cnp.PyArray_DescrFromType(type_num)}, got {a.dtype}")
     if cnp.PyArray_SIZE(a) != count or not cnp.PyArray_ISCARRAY_RO(a):
         raise ValueError(f"{name}: expected {count} contiguous elements, got shape {array.shape}")
     return cnp.PyArray_DATA(a)
+
+
+cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
+    """The same for an array of the dtype of a problem."""
+    return take_as(array, cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64, count, name)
 
 
 @cython.final
@@ -155,7 +160,7 @@ def pack(Cell cell, int threads, tuple parameters):
     return packed
 
 
-cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates) except -1:
+cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets) except -1:
     p.T, p.B = x.shape[0], x.shape[1]
     cdef int64_t state = p.B * p.H
     p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
@@ -163,22 +168,8 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
     p.output = take(output, p.dtype, p.T * state, "output")
     p.h_n, p.c_n = take(h_n, p.dtype, state, "h_n"), take(c_n, p.dtype, state, "c_n")
     p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
-    return 0
-
-
-cdef int fill_shape_of_time(bptt_problem *p, lengths, resets) except -1:
-    """Addresses of lengths (B,), int64, and resets (T, B), bool; either may be None."""
-    cdef cnp.ndarray a
-    for name, array, kind, count in (("lengths", lengths, cnp.NPY_INT64, p.B), ("resets", resets, cnp.NPY_BOOL, p.T * p.B)):
-        if array is None:
-            continue
-        a = array
-        if cnp.PyArray_TYPE(a) != kind or cnp.PyArray_SIZE(a) != count or not cnp.PyArray_ISCARRAY_RO(a):
-            raise ValueError(f"{name}: expected {count} contiguous elements, got {a.dtype} {array.shape}")
-        if kind == cnp.NPY_BOOL:
-            p.resets = <const uint8_t *>cnp.PyArray_DATA(a)
-        else:
-            p.lengths = <const int64_t *>cnp.PyArray_DATA(a)
+    p.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, p.B, "lengths")
+    p.resets = <const uint8_t *>take_as(resets, cnp.NPY_BOOL, p.T * p.B, "resets")
     return 0
 
 
@@ -192,8 +183,7 @@ def forward(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, outp
     else:
         p = packed.problem
     p.threads = threads
-    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates)
-    fill_shape_of_time(&p, lengths, resets)
+    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets)
     run(&p, BPTT_FORWARD)
 
 
@@ -205,8 +195,7 @@ def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cell
     p.threads = threads
     fill_parameters(&p, parameters, False)
     fill_parameters(&p, d_parameters, True)
-    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates)
-    fill_shape_of_time(&p, lengths, resets)
+    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets)
     cdef int64_t state = p.B * p.H, tokens = p.T * p.B
     p.d_output = take(d_output, p.dtype, p.T * state, "d_output")
     p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, state, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
@@ -282,7 +271,8 @@ cdef class Stream:
             raise ValueError(f"x: expected shape {self.x_shape}, got {array.shape}")
         return cnp.PyArray_FROM_OTF(array.astype(self.h.dtype), self.type_num, cnp.NPY_ARRAY_CARRAY_RO)
 
-    cdef int check_out(self, object x, object out) except -1:
+    cpdef int check_out(self, object x, object out) except -1:
+        """Raise unless a step from `x` can write its output to `out`."""
         if not cnp.PyArray_CheckExact(out) or cnp.PyArray_TYPE(out) != self.type_num:
             raise TypeError(f"out: expected an array of {self.h.dtype}, got {getattr(out, 'dtype', type(out))}")
         expected = (self.problem.B, self.problem.H)[2 - self.ndim:]

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 try:
-    from bptt._blocks import empty, kept_memory
+    from bptt._blocks import empty
 except ImportError:
     from numpy import empty
 
-    def kept_memory() -> int:
-        """Return the bytes that are kept for later calls: none."""
-        return 0
-
-
-__all__ = ["empty", "kept_memory"]
+__all__ = ["empty"]

@@ -20,6 +20,7 @@ from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
 
 __all__ = [
+    "ALL_STEPS",
     "Course",
     "Kept",
     "Slopes",
@@ -58,6 +59,10 @@ class Course(NamedTuple):
         """Return lengths and resets as the kernels take them."""
         return self.lengths, None if self.resets is None else self.resets[direction]
 
+    @overload
+    def sorted(self, array: Array) -> Array: ...
+    @overload
+    def sorted(self, array: None) -> None: ...
     def sorted(self, array: Array | None) -> Array | None:
         """Return (.., .., B, ..) rows on axis 1 as they run."""
         if array is None or self.order is None:
@@ -93,8 +98,12 @@ class Course(NamedTuple):
         return Course(None, lengths, resets)
 
 
-def course_of(lengths: Array | None, resets: Array | None, T: int, B: int, directions: int) -> Course:
-    """Return how rows go through time; lengths (B,) and resets (T, B) are in the order of the user's rows."""
+def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched: bool) -> Course:
+    """Return how rows go through time, from lengths and resets as the user gave them."""
+    if lengths is None and resets is None:
+        return ALL_STEPS
+    lengths, resets = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
+    directions = layout.directions
     if lengths is not None and (lengths == T).all():
         lengths = None
     order = mirror = None
@@ -119,6 +128,9 @@ def course_of(lengths: Array | None, resets: Array | None, T: int, B: int, direc
                 back = back[::-1] if mirror is None else np.take_along_axis(back, mirror, 0)
             both = (ahead, np.ascontiguousarray(back))
     return Course(order, lengths, both, None if mirror is None else mirror[..., None])
+
+
+ALL_STEPS = Course()
 
 
 class Kept(NamedTuple):
@@ -181,18 +193,6 @@ class Slopes(NamedTuple):
     hidden: Array | None
     cells: Array | None
 
-    def over(self, T: int) -> Slopes:
-        """Return zeros like this, but for T steps."""
-        N, _, B, H = (0, 0, 0, 0) if self.hidden is None else self.hidden.shape
-        steps = (N, T, B, H)
-        return Slopes(
-            np.zeros((T, *self.x.shape[1:]), self.x.dtype),
-            np.zeros_like(self.h_0),
-            None if self.c_0 is None else np.zeros_like(self.c_0),
-            None if self.hidden is None else np.zeros(steps, self.x.dtype),
-            None if self.cells is None else np.zeros(steps, self.x.dtype),
-        )
-
     def add(self, block: Slopes, begin: int, end: int) -> None:
         """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
         self.x[begin:end] += block.x
@@ -234,22 +234,8 @@ def infer(
     h_n, c_n : ndarray, (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
-    T, B, _ = x.shape
-    H, D, dtype, cell = layout.hidden_size, layout.directions, layout.dtype, cell_of(core, layout.cell)
-    h_n, c_n = states_of(layout, B)
-    if course.order is not None:
-        x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
-    for first in range(0, layout.parts, D):
-        outputs = []
-        for n in range(first, first + D):
-            a, output = course.turned(x, n - first), empty((T, B, H), dtype)
-            if B:  # without rows there is nothing to fill, however many steps
-                given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
-                results = (output, h_n[n], at(c_n, n), None, None)
-                core.forward(cell, get_num_threads(), *given, *results, *course.of(n - first))
-            outputs.append(output)
-        x = joined(outputs, course)
-    return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
+    sorted_ = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
+    return through_parts(core, layout, weights, packs, *sorted_, course, None)
 
 
 def forward(
@@ -263,29 +249,48 @@ def forward(
     course: Course,
 ) -> tuple[Array, Array, Array | None, Kept]:
     """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
+    steps, dtype = (layout.parts, *x.shape[:2]), layout.dtype
+    H, saved = layout.hidden_size, layout.saved
+    hidden = empty((*steps, H), dtype)
+    cells = empty((*steps, H), dtype) if layout.has_cell_state else None
+    gates = empty((*steps, saved, H), dtype) if saved else None
+    x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
+    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, course)
+    return *through_parts(core, layout, weights, None, x, h_0, c_0, course, kept), kept
+
+
+def through_parts(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+    kept: Kept | None,
+) -> tuple[Array, Array, Array | None]:
+    """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
     T, B, _ = x.shape
-    H, D, N, dtype = layout.hidden_size, layout.directions, layout.parts, layout.dtype
-    cell, saved = cell_of(core, layout.cell), layout.saved
+    H, D, cell = layout.hidden_size, layout.directions, cell_of(core, layout.cell)
     h_n, c_n = states_of(layout, B)
-    hidden = empty((N, T, B, H), dtype)
-    cells = empty((N, T, B, H), dtype) if layout.has_cell_state else None
-    gates = empty((N, T, B, saved, H), dtype) if saved else None
-    inputs: list[Array] = []
-    if course.order is not None:
-        x, h_0, c_0 = np.take(x, course.order, 1), course.sorted(h_0), course.sorted(c_0)
     for layer in range(layout.layers):
-        if layer and masks:
-            x = x * masks[layer - 1]
-        first = layer * D
-        for n in range(first, first + D):
-            inputs.append(course.turned(x, n - first))
-            if B:
-                given = (weights[n], None, inputs[n], at(h_0, n), at(c_0, n))
-                results = (hidden[n], h_n[n], at(c_n, n), at(cells, n), at(gates, n))
-                core.forward(cell, get_num_threads(), *given, *results, *course.of(n - first))
-        x = joined(list(hidden[first : first + D]), course)
-    kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, course)
-    return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n), kept
+        if layer and kept and kept.masks:
+            x = x * kept.masks[layer - 1]
+        outputs = []
+        for d in range(D):
+            n, a = layer * D + d, course.turned(x, d)
+            output = kept.hidden[n] if kept else empty((T, B, H), layout.dtype)
+            tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
+            if kept:
+                kept.inputs.append(a)
+            if B:  # without rows there is nothing to fill, however many steps
+                given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
+                results = (output, h_n[n], at(c_n, n), *tape)
+                core.forward(cell, get_num_threads(), *given, *results, *course.of(d))
+            outputs.append(output)
+        x = joined(outputs, course)
+    return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
 
 
 def backward(
@@ -341,8 +346,17 @@ def through_blocks(
     """Truncated: errors injected in each block of `every` steps flow back `depth` steps from its end."""
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    total: Slopes | None = None
+    states, steps_of = (layout.parts, B, layout.hidden_size), kept.hidden.shape
+    has_c, dtype = layout.has_cell_state, layout.dtype
+    total = Slopes(
+        np.zeros(kept.inputs[0].shape, dtype),
+        np.zeros(states, dtype),
+        np.zeros(states, dtype) if has_c else None,
+        np.zeros(steps_of, dtype) if steps else None,
+        np.zeros(steps_of, dtype) if steps and has_c else None,
+    )
     block_parameters = parameters.empty_like()
+    parameters.flat[...] = 0
     for start in range(0, T, every):
         end = min(start + every, T)
         begin = max(0, end - depth)
@@ -355,13 +369,8 @@ def through_blocks(
             errors[: max(0, start - begin)] = 0
         part = kept.between(begin, end)
         found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, steps)
-        if total is None:
-            parameters.flat[...] = block_parameters.flat
-            total = found.over(T)
-        else:
-            parameters.flat[...] += block_parameters.flat
+        parameters.flat[...] += block_parameters.flat
         total.add(found, begin, end)
-    assert total is not None
     return total
 
 

@@ -187,7 +187,7 @@ class Stream:
         if array.shape != self._x_shape:
             raise ValueError(f"x: expected shape {self._x_shape}, got {array.shape}")
         if out is not None:
-            self._check_out(out, array)
+            self.check_out(array, out)
         sequence = array.astype(dtype).reshape(1, len(self._h), self._weights["weight_ih"].shape[1])
         output, states = np.empty((1, *self._h.shape), dtype), (self._h, self._c)
         forward(self._packed.cell, 1, None, self._packed, sequence, *states, output, *states, None, None)
@@ -196,7 +196,8 @@ class Stream:
         out[...] = h.reshape(self._out_shape)
         return out
 
-    def _check_out(self, out: Array, x: Array) -> None:
+    def check_out(self, x: Array, out: Array) -> None:
+        """Raise unless a step from `x` can write its output to `out`."""
         if type(out) is not np.ndarray or out.dtype != self._h.dtype:
             raise TypeError(
                 f"out: expected an array of {self._h.dtype}, got {getattr(out, 'dtype', type(out))}"

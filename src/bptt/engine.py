@@ -17,7 +17,6 @@ from .parameters import Parameters, Weights, layer_weights
 __all__ = ["Engine", "Stream", "infer"]
 
 State: TypeAlias = "Any"  # the pair (h, c), or h alone where there is no cell state
-ALL_STEPS = _network.Course()
 
 
 def infer(
@@ -52,11 +51,7 @@ def infer(
     """
     x, batched = layout.sequence(x)
     h_0, c_0 = layout.state(state, x.shape[1], batched)
-    course = ALL_STEPS
-    if lengths is not None or resets is not None:
-        T, B, _ = x.shape
-        spans = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
-        course = _network.course_of(*spans, T, B, layout.directions)
+    course = _network.course_of(layout, lengths, resets, len(x), x.shape[1], batched)
     output, h_n, c_n = _network.infer(core, layout, weights, packs, x, h_0, c_0, course)
     if batched and not layout.batch_first:
         return output, h_n if c_n is None else (h_n, c_n)
@@ -235,7 +230,7 @@ class Stream:
         "_core": None,
         "_h": None,
         "_packs": None,
-        "_steps": None,
+        "_streams": None,
         "batch_size": "B, or None for a single sequence.",
         "engine": "The engine whose weights the stream uses.",
         "step": """``step(x, out=None)``: advance by one step and return the output of the layer.
@@ -262,11 +257,11 @@ class Stream:
         self._c = np.zeros_like(self._h) if engine._layout.has_cell_state else None
         self._packs = engine._packed(self._core)
         size = self.batch_size or 0
-        self._steps = [
-            self._core.Stream(packed, size, h, c).step
+        self._streams = [
+            self._core.Stream(packed, size, h, c)
             for packed, h, c in zip(self._packs, self._h, self._each_c(), strict=True)
         ]
-        self.step = self._steps[0] if engine.num_layers == 1 else self._stacked_step
+        self.step = self._streams[0].step if engine.num_layers == 1 else self._stacked_step
 
     def _each_c(self) -> list[NDArray[Any] | None]:
         """Return c of each layer, or as many times None."""
@@ -275,11 +270,11 @@ class Stream:
     def _stacked_step(self, x: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Every layer advances by one step on the output of the one below."""
         if out is not None:  # before the first layer advances
-            expected = self._h.shape[1:] if self.batch_size is not None else self._h.shape[2:]
-            _check.target("out", out, expected, self.engine.dtype, (np.asarray(x), self._h, *self._each_c()))
-        for step in self._steps[:-1]:
-            x = step(x)
-        result: NDArray[Any] = self._steps[-1](x, out)
+            for stream in self._streams:
+                stream.check_out(np.asarray(x), out)
+        for stream in self._streams[:-1]:
+            x = stream.step(x)
+        result: NDArray[Any] = self._streams[-1].step(x, out)
         return result
 
     @property
@@ -330,7 +325,9 @@ class Stream:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
         states = (self._h, self._c)
-        output, h_n, c_n = _network.infer(self._core, layout, None, self._packs, array, *states, ALL_STEPS)
+        output, h_n, c_n = _network.infer(
+            self._core, layout, None, self._packs, array, *states, _network.ALL_STEPS
+        )
         self._h[...] = h_n
         if self._c is not None:
             self._c[...] = c_n

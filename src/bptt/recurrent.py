@@ -181,8 +181,7 @@ class Recurrent:
         x, batched = layout.sequence(x)
         T, B, _ = x.shape
         h_0, c_0 = layout.state(state, B, batched)
-        spans = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
-        course = _network.course_of(*spans, T, B, layout.directions)
+        course = _network.course_of(layout, lengths, resets, T, B, batched)
         masks = _network.dropout_masks(layout, T, B, self.dropout, rng)
         results = _network.forward(_backend.core(), layout, self._weights, x, h_0, c_0, masks, course)
         return Tape(self._owner, layout, batched, *results)
