@@ -52,6 +52,12 @@ INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, in
   return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
 }
 
+/* What units of row b are clipped to in step t. */
+INLINE NAME(step_clip) NAME(clip_at)(const bptt_problem *p, int64_t t, int64_t b) {
+  int64_t *count = p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
+  return (NAME(step_clip)){p->step_clip, count};
+}
+
 /* Step t of those units, given what flows back from step t+1. */
 INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes,
                                 const NAME(cell_slopes) * slopes, vec dh_rec) {
@@ -60,12 +66,19 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
   const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
   REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
-  vec dh = p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec; /* (L11) */
-  NAME(cell_gradient)
-  d = NAME(cell_backward)(slopes, dh, HAS_CELL_STATE || CARRIES_H ? vload_n(carry, lanes) : dh, peephole);
+  NAME(step_clip) clip = NAME(clip_at)(p, s->t, b), after = NAME(clip_at)(p, s->t + 1, b);
+  vec past = HAS_CELL_STATE || CARRIES_H ? vload_n(carry, lanes) : dh_rec;
+  if (CARRIES_H)
+    dh_rec = dh_rec + past; /* (G15) */
+  if (s->dz_next)
+    dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
+  vec dh = p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec; /* (L11) (G9) */
+  NAME(cell_gradient) d = NAME(cell_backward)(slopes, dh, past, peephole, &clip);
   UNROLL for (int g = 0; g < GATES; g++) vstore_n(dz + g * H, d.z[g], lanes);
-  if (HAS_CELL_STATE || CARRIES_H)
-    vstore_n(carry, is_reset(p, s->t, b) ? (vec){0} : d.carry, lanes);
+  if (HAS_CELL_STATE || CARRIES_H) {
+    vec handed = is_reset(p, s->t, b) ? (vec){0} : d.carry;
+    vstore_n(carry, HAS_CELL_STATE ? NAME(clipped)(&clip, BPTT_CLIP_CELL, handed) : handed, lanes);
+  }
   if (p->d_hidden)
     vstore_n((REAL *)p->d_hidden + at, d.h, lanes);
   if (HAS_CELL_STATE && p->d_cells)
@@ -377,6 +390,15 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
     NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
 
+/* What step 0 hands to the initial h of row b, clipped. */
+static void NAME(clip_row)(const bptt_problem *p, REAL *d_h_0, int64_t b) {
+  NAME(step_clip) clip = NAME(clip_at)(p, 0, b);
+  for (int64_t unit = 0; unit < p->H; unit += LANES) {
+    int lanes = (int)min_i64(LANES, p->H - unit);
+    vstore_n(d_h_0 + unit, NAME(clipped)(&clip, BPTT_CLIP_HIDDEN, vload_n(d_h_0 + unit, lanes)), lanes);
+  }
+}
+
 /* d_h_0 and d_c_0, and zeros in place of sums over no tokens; this thread's rows. dz holds step 0 in slot 0. */
 static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
@@ -394,6 +416,8 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
         memcpy(d_h_0 + b * H, (const REAL *)p->d_h_n + b * H, row_bytes);
       else if (b >= valid || is_reset(p, 0, b))
         memset(d_h_0 + b * H, 0, row_bytes);
+      else if (p->step_clip)
+        NAME(clip_row)(p, d_h_0 + b * H, b);
   }
   if (p->d_c_0 && bytes)
     memcpy((REAL *)p->d_c_0 + at, job->carry + at, bytes);
@@ -401,6 +425,8 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
     return;
   size_t gate_rows = (size_t)(MATRIX_GATES * p->H) * sizeof(REAL);
   if (p->T * p->B == 0) {
+    if (p->accumulate)
+      return;
     if (p->d_weight_hh)
       memset(p->d_weight_hh, 0, gate_rows * (size_t)p->H);
     if (p->d_weight_ih && p->I)
@@ -434,6 +460,10 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
            (size_t)(mine.end - mine.begin) * sizeof(REAL));
   else
     memset(job->carry + mine.begin, 0, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+  if (p->clipped) {
+    range counts = share(3 * p->T * p->B, rank, team->size);
+    memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
+  }
   NAME(pack_backward)(job, team, rank);
   if (bptt_team_wait(team, rank))
     return;
@@ -441,7 +471,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     int64_t t0 = t1 - min_i64(chunk, t1);
     if (NAME(chunk_recursion)(job, team, rank, t0, t1, rows, panels))
       return;
-    NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T);
+    NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T && !p->accumulate);
     if (t0 > 0) { /* the chunk before starts from this one's first step */
       range carry = share(slot, rank, team->size);
       memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,

@@ -66,6 +66,12 @@ static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels *
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && ((!p->gates && tokens && p->cell != BPTT_RNN) || (p->d_weight_ih && !p->d_weight_hh)))
     return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_BACKWARD && p->accumulate != 0 && p->accumulate != 1)
+    return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_BACKWARD && p->step_clip)
+    for (int n = 0; n < 3; n++)
+      if (!(p->step_clip[n] >= 0))
+        return BPTT_BAD_ARGUMENT;
   if (op != BPTT_PACK && p->lengths)
     for (int64_t b = 0; b < p->B; b++)
       if (p->lengths[b] < 0 || p->lengths[b] > (b ? p->lengths[b - 1] : p->T))

@@ -43,6 +43,9 @@ typedef enum {
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
 typedef enum { BPTT_HOIST_AUTO = 0, BPTT_HOIST_NEVER = 1, BPTT_HOIST_ALWAYS = 2 } bptt_hoist;
 typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2 } bptt_op;
+/* What is clipped inside the recursion: the gradient that a step hands to the state before it, at h and at c, and the
+ * gradient at the pre-activations of the gates. */
+typedef enum { BPTT_CLIP_HIDDEN = 0, BPTT_CLIP_CELL = 1, BPTT_CLIP_GATES = 2 } bptt_clip;
 typedef enum { BPTT_FMA = 0, BPTT_READ = 1, BPTT_BARRIER = 2, BPTT_REGION = 3 } bptt_ceiling;
 
 typedef struct {
@@ -97,6 +100,12 @@ typedef struct {
   void *d_weight_peephole; /* (3, H) out, or NULL */
   void *d_hidden; /* (T, B, H) out: the gradient that reaches h_t; or NULL */
   void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */
+  const double *step_clip; /* (3) in, by bptt_clip: elements are held between minus this and this; infinity: as they
+                              are; or NULL: all as they are. What the caller gives is not clipped. */
+  int64_t *clipped; /* (T, B, 3) out: how many elements were clipped in step t, by bptt_clip; or NULL. That of h_0 and
+                       c_0 counts for step 0, where d_h_0 and d_c_0 are wanted. */
+  int32_t accumulate; /* 0, or 1: the gradients of the parameters are added to what their arrays hold, as if these steps
+                         came before the others in one call. Both biases hold the same then. */
 
   void *workspace; /* scratch of at least bptt_workspace() bytes; any alignment, any content */
   int64_t workspace_bytes;

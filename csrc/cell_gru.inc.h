@@ -53,15 +53,16 @@ typedef struct {
   vec z[GATES], h, c, carry;
 } NAME(cell_gradient);
 
-INLINE NAME(cell_gradient) NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p) {
+INLINE NAME(cell_gradient)
+    NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p, const NAME(step_clip) * clip) {
   NAME(cell_gradient) d;
-  (void)p;
-  d.h = dh + carry;            /* (G9) */
-  d.z[2] = d.h * s->z;         /* (G10) */
-  d.z[0] = d.h * s->n;         /* (G11) */
-  d.z[3] = d.z[0] * s->reset;  /* (G12) */
-  d.z[1] = d.z[0] * s->r;      /* (G13) */
-  d.carry = d.h * s->u;        /* (G14) */
+  (void)carry, (void)p;
+  d.h = dh;                                                   /* (G9) */
+  d.z[2] = NAME(clipped)(clip, BPTT_CLIP_GATES, dh * s->z);   /* (G10) */
+  d.z[0] = NAME(clipped)(clip, BPTT_CLIP_GATES, dh * s->n);   /* (G11) */
+  d.z[3] = d.z[0] * s->reset;                                 /* (G12) */
+  d.z[1] = NAME(clipped)(clip, BPTT_CLIP_GATES, d.z[0] * s->r); /* (G13) */
+  d.carry = dh * s->u;                                        /* (G14) */
   d.c = d.carry;
   return d;
 }

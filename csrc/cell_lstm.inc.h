@@ -122,15 +122,16 @@ typedef struct {
 } NAME(cell_gradient);
 
 /* dh: gradient that reaches h_t (L11); carry: what comes from step t+1 for c_t. */
-INLINE NAME(cell_gradient) NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p) {
+INLINE NAME(cell_gradient)
+    NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p, const NAME(step_clip) * clip) {
   NAME(cell_gradient) d;
-  vec z_o = dh * s->z_o;                        /* (L12) */
+  vec z_o = NAME(clipped)(clip, BPTT_CLIP_GATES, dh * s->z_o); /* (L12) */
   vec c = vfma(dh, s->c, carry);                /* (L13) */
   if (p)
     c = vfma(vload(p + 2 * LANES), z_o, c);     /* (L13) */
-  vec z_i = c * s->z_i;                         /* (L14) */
-  vec z_f = c * s->z_f;                         /* (L15) */
-  d.z[2] = c * s->z_g;                          /* (L16) */
+  vec z_i = NAME(clipped)(clip, BPTT_CLIP_GATES, c * s->z_i);  /* (L14) */
+  vec z_f = NAME(clipped)(clip, BPTT_CLIP_GATES, c * s->z_f);  /* (L15) */
+  d.z[2] = NAME(clipped)(clip, BPTT_CLIP_GATES, c * s->z_g);   /* (L16) */
   d.carry = c * s->f;                           /* (L17) */
   if (p)
     d.carry = vfma(vload(p + LANES), z_f, vfma(vload(p), z_i, d.carry)); /* (L17) */

@@ -39,8 +39,9 @@ typedef struct {
   vec z[GATES], h, c, carry;
 } NAME(cell_gradient);
 
-INLINE NAME(cell_gradient) NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p) {
+INLINE NAME(cell_gradient)
+    NAME(cell_backward)(const NAME(cell_slopes) * s, vec dh, vec carry, const REAL *p, const NAME(step_clip) * clip) {
   (void)carry, (void)p;
-  NAME(cell_gradient) d = {{dh * s->z}, dh, dh, (vec){0}}; /* (R3) (R4) */
+  NAME(cell_gradient) d = {{NAME(clipped)(clip, BPTT_CLIP_GATES, dh * s->z)}, dh, dh, (vec){0}}; /* (R3) (R4) */
   return d;
 }

@@ -24,6 +24,7 @@
 #undef vmax
 #undef vabs
 #undef vselect_lt
+#undef vcount_lt
 #undef vtranspose
 
 typedef REAL NAME(vec) __attribute__((vector_size(VEC_BYTES)));
@@ -48,6 +49,7 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vmax NAME(vmax)
 #define vabs NAME(vabs)
 #define vselect_lt NAME(vselect_lt)
+#define vcount_lt NAME(vcount_lt)
 #define vtranspose NAME(vtranspose)
 
 /* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). The AVX-512 variant also works on half registers. */
@@ -141,6 +143,21 @@ static inline vec vselect_lt(vec a, vec b, vec x, vec y) {
 #else
   ivec m = a < b;
   return (vec)((m & (ivec)x) | (~m & (ivec)y));
+#endif
+}
+
+/* In how many lanes a < b. */
+static inline int vcount_lt(vec a, vec b) {
+#if defined(ISA_AVX512)
+  return __builtin_popcount(PASTE(VI(cmp), _mask)(a, b, _CMP_LT_OQ));
+#elif defined(ISA_AVX2)
+  return __builtin_popcount((unsigned)VI(movemask)((vec)(a < b)));
+#else
+  int count = 0;
+  ivec m = a < b;
+  for (int v = 0; v < LANES; v++)
+    count -= (int)m[v];
+  return count;
 #endif
 }
 

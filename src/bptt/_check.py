@@ -8,7 +8,7 @@ dtype. Arrays already in that form are passed on without a copy; none is ever wr
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "precision",
     "shape",
     "size",
+    "step_clip",
     "truncation",
 ]
 
@@ -209,6 +210,21 @@ def truncation(value: Any, bidirectional: bool) -> tuple[int, int] | None:
     if len(pair) != 2:
         raise ValueError(f"truncate: expected k or (k1, k2), got {value!r}")
     return size("truncate", pair[0]), size("truncate", pair[1])
+
+
+def step_clip(value: Any, has_cell_state: bool) -> tuple[float, float, float] | None:
+    """Return the bounds of hidden, cell and gates that `step_clip` means, infinity for none, or None."""
+    if value is None:
+        return None
+    bounds = dict(value) if isinstance(value, Mapping) else {"gates": value}
+    known = ("hidden", "cell", "gates")
+    for name in bounds:
+        if name not in known:
+            raise ValueError(f"step_clip: expected keys among {', '.join(known)}, got {name!r}")
+    if "cell" in bounds and not has_cell_state:
+        raise ValueError("step_clip: 'cell' has no meaning in a layer without a cell state")
+    hidden, cell, gates = (number("step_clip", bounds.get(name, np.inf)) for name in known)
+    return hidden, cell, gates
 
 
 class Layout(NamedTuple):

@@ -20,7 +20,7 @@ cdef extern from "bptt.h" nogil:
     int BPTT_SIGMOID, BPTT_HARD_SIGMOID, BPTT_TANH, BPTT_RELU, BPTT_SOFTSIGN, BPTT_IDENTITY
     ctypedef struct bptt_problem:
         int64_t T, B, I, H
-        int32_t cell, dtype, threads, variant, split, hoist, coupled
+        int32_t cell, dtype, threads, variant, split, hoist, coupled, accumulate
         int32_t activations[3]
         double cell_clip
         void *weight_ih
@@ -52,6 +52,8 @@ cdef extern from "bptt.h" nogil:
         void *d_weight_peephole
         void *d_hidden
         void *d_cells
+        const double *step_clip
+        int64_t *clipped
         void *workspace
         int64_t workspace_bytes
         int (*poll)(void *) noexcept

@@ -72,6 +72,9 @@ def backward(
     d_cells: _Array | None,
     lengths: _Array | None = None,
     resets: _Array | None = None,
+    step_clip: tuple[float, float, float] | None = None,
+    clipped: _Array | None = None,
+    accumulate: bool = False,
 ) -> None: ...
 def variants() -> tuple[str, ...]: ...
 def active_variant() -> str: ...

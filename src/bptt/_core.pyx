@@ -188,9 +188,15 @@ def forward(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, outp
 
 
 def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
-             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None):
-    """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H)."""
+             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None,
+             tuple step_clip=None, clipped=None, bint accumulate=False):
+    """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H).
+
+    step_clip: bounds of hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate:
+    d_parameters are added to.
+    """
     cdef bptt_problem p
+    cdef double[3] bounds
     fill_sizes(&p, cell, parameters[0], parameters[1])
     p.threads = threads
     fill_parameters(&p, parameters, False)
@@ -203,6 +209,11 @@ def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cell
     p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, state, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
     p.d_hidden = take(d_hidden, p.dtype, p.T * state, "d_hidden")
     p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
+    p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
+    p.accumulate = accumulate
+    if step_clip is not None:
+        bounds[0], bounds[1], bounds[2] = step_clip
+        p.step_clip = bounds
     run(&p, BPTT_BACKWARD)
 
 

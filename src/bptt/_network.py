@@ -24,6 +24,7 @@ __all__ = [
     "Course",
     "Kept",
     "Slopes",
+    "Wanted",
     "backward",
     "course_of",
     "dropout_masks",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = "NDArray[Any]"
+StepClip: TypeAlias = "tuple[float, float, float]"
 
 
 class Course(NamedTuple):
@@ -185,6 +187,8 @@ class Slopes(NamedTuple):
     h_0, c_0 : ndarray, (L*D, B, H)
         c_0 is None where there is no cell state.
     hidden, cells : ndarray, (L*D, T, B, H), or None
+    clipped : ndarray of int64, (L*D, T, B, 3), or None
+        How many elements of each row each of the bounds held.
     """
 
     x: Array
@@ -192,16 +196,39 @@ class Slopes(NamedTuple):
     c_0: Array | None
     hidden: Array | None
     cells: Array | None
+    clipped: Array | None
 
     def add(self, block: Slopes, begin: int, end: int) -> None:
         """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
+        if begin and block.clipped is not None:
+            block.clipped[:, 0, :, :2] = 0  # handed to a state that is no part of the block
         self.x[begin:end] += block.x
-        for total, part in ((self.hidden, block.hidden), (self.cells, block.cells)):
+        for total, part in (
+            (self.hidden, block.hidden),
+            (self.cells, block.cells),
+            (self.clipped, block.clipped),
+        ):
             if total is not None:
                 total[:, begin:end] += part
         for total, part in ((self.h_0, block.h_0), (self.c_0, block.c_0)):
             if total is not None and begin == 0:
                 total += part
+
+    def counts(self, bounds: StepClip | None) -> dict[str, Array] | None:
+        """Return how many elements each of the finite bounds held at each step, (L*D, T)."""
+        if self.clipped is None or bounds is None:
+            return None
+        summed = self.clipped.sum(axis=2)
+        names = ("hidden", "cell", "gates")
+        return {name: summed[..., n] for n, name in enumerate(names) if bounds[n] < np.inf}
+
+
+class Wanted(NamedTuple):
+    """How a backward pass goes: with gradients of single steps, in blocks, clipped at bounds."""
+
+    steps: bool = False
+    truncate: tuple[int, int] | None = None
+    step_clip: StepClip | None = None
 
 
 def infer(
@@ -302,10 +329,9 @@ def backward(
     d_h_n: Array | None,
     d_c_n: Array | None,
     parameters: Parameters,
-    steps: bool,
-    truncate: tuple[int, int] | None,
+    wanted: Wanted,
 ) -> Slopes:
-    """Backpropagate through every part, in blocks of steps if `truncate` says so; fills `parameters`.
+    """Backpropagate through every part, in blocks of steps if that is wanted; fills `parameters`.
 
     Returns
     -------
@@ -317,16 +343,15 @@ def backward(
     T, B = kept.inputs[0].shape[:2]
     if not B:
         parameters.flat[...] = 0
-    if truncate is None or min(truncate) >= T:
-        found = through_all(core, layout, weights, kept, *errors, parameters, steps)
-    else:
-        found = through_blocks(core, layout, weights, kept, *errors, parameters, steps, *truncate)
+    walk = through_all if wanted.truncate is None or min(wanted.truncate) >= T else through_blocks
+    found = walk(core, layout, weights, kept, *errors, parameters, wanted)
     return Slopes(
         course.unsorted(found.x),
         course.unsorted(found.h_0),
         course.unsorted(found.c_0),
         in_order(found.hidden, D, course),
         in_order(found.cells, D, course),
+        in_order(found.clipped, D, course),
     )
 
 
@@ -339,22 +364,17 @@ def through_blocks(
     d_h_n: Array | None,
     d_c_n: Array | None,
     parameters: Parameters,
-    steps: bool,
-    every: int,
-    depth: int,
+    wanted: Wanted,
 ) -> Slopes:
-    """Truncated: errors injected in each block of `every` steps flow back `depth` steps from its end."""
+    """Truncated: errors injected in each block of k1 steps flow back k2 steps from its end."""
+    assert wanted.truncate is not None
+    every, depth = wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    states, steps_of = (layout.parts, B, layout.hidden_size), kept.hidden.shape
-    has_c, dtype = layout.has_cell_state, layout.dtype
-    total = Slopes(
-        np.zeros(kept.inputs[0].shape, dtype),
-        np.zeros(states, dtype),
-        np.zeros(states, dtype) if has_c else None,
-        np.zeros(steps_of, dtype) if steps else None,
-        np.zeros(steps_of, dtype) if steps and has_c else None,
-    )
+    total = new_slopes(layout, kept, wanted)
+    for array in total:
+        if array is not None:
+            array[...] = 0
     block_parameters = parameters.empty_like()
     parameters.flat[...] = 0
     for start in range(0, T, every):
@@ -368,7 +388,7 @@ def through_blocks(
             errors = d_output[begin:end].copy()
             errors[: max(0, start - begin)] = 0
         part = kept.between(begin, end)
-        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, steps)
+        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, wanted)
         parameters.flat[...] += block_parameters.flat
         total.add(found, begin, end)
     return total
@@ -383,22 +403,19 @@ def through_all(
     d_h_n: Array | None,
     d_c_n: Array | None,
     parameters: Parameters,
-    steps: bool,
+    wanted: Wanted,
 ) -> Slopes:
     """Backpropagate through every part over all steps that were kept; rows as they run."""
-    _, T, B, H = kept.hidden.shape
-    D, N, dtype, course = layout.directions, layout.parts, layout.dtype, kept.course
+    B, D, course = kept.hidden.shape[2], layout.directions, kept.course
     d_weights = layer_weights(parameters, layout.layers, D)
     cell = cell_of(core, layout.cell)
-    d_h_0, d_c_0 = states_of(layout, B)
-    d_hidden = empty((N, T, B, H), dtype) if steps else None
-    d_cells = empty((N, T, B, H), dtype) if steps and layout.has_cell_state else None
+    total = new_slopes(layout, kept, wanted)
     for layer in reversed(range(layout.layers)):
         d_inputs = []
         for d in range(D):
             n = layer * D + d
             errors = None if d_output is None else part_of(d_output, d, D, course)
-            d_x = empty(kept.inputs[n].shape, dtype)
+            d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
             if B:
                 tape = (
                     at(kept.h_0, n),
@@ -408,16 +425,30 @@ def through_all(
                     at(kept.gates, n),
                 )
                 given = (weights[n], kept.inputs[n], *tape, errors, at(d_h_n, n), at(d_c_n, n))
-                results = (d_x, d_h_0[n], at(d_c_0, n), d_weights[n], at(d_hidden, n), at(d_cells, n))
-                core.backward(cell, get_num_threads(), *given, *results, *course.of(d))
+                steps = (at(total.hidden, n), at(total.cells, n))
+                results = (d_x, total.h_0[n], at(total.c_0, n), d_weights[n], *steps, *course.of(d))
+                clip = (wanted.step_clip, at(total.clipped, n))
+                core.backward(cell, get_num_threads(), *given, *results, *clip)
             d_inputs.append(d_x)
         d_output = d_inputs[0]
         if D == 2:
             d_output += course.turned(d_inputs[1], 1)
         if layer and kept.masks:
             d_output *= kept.masks[layer - 1]
-    assert d_output is not None
-    return Slopes(d_output, d_h_0, d_c_0, d_hidden, d_cells)
+    return total
+
+
+def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
+    """Return arrays, not filled, for all that a backward pass returns."""
+    N, T, B, _ = kept.hidden.shape
+    steps, dtype = wanted.steps, layout.dtype
+    return Slopes(
+        empty(kept.inputs[0].shape, dtype),
+        *states_of(layout, B),
+        empty(kept.hidden.shape, dtype) if steps else None,
+        empty(kept.hidden.shape, dtype) if steps and layout.has_cell_state else None,
+        np.zeros((N, T, B, 3), np.int64) if steps and wanted.step_clip else None,
+    )
 
 
 def dropout_masks(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> list[Array]:

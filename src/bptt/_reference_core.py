@@ -114,8 +114,15 @@ def backward(
     d_cells: Array | None,
     lengths: Array | None = None,
     resets: Array | None = None,
+    step_clip: reference.StepClip | None = None,
+    clipped: Array | None = None,
+    accumulate: bool = False,
 ) -> None:
-    """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells."""
+    """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells.
+
+    `step_clip` and `clipped` are those of the specification; with `accumulate` d_parameters are added to.
+    """
+    clip: Any = {"step_clip": step_clip or reference.NO_CLIP, "clipped": clipped}
     state = np.empty((output.shape[1], output.shape[2]), output.dtype)
     weights, h_0 = _named(parameters), _or_zeros(h_0, state)
     errors, d_h_n = _or_zeros(d_output, output), _or_zeros(d_h_n, state)
@@ -136,23 +143,28 @@ def backward(
             lengths,
             resets,
             *cell[1:],
+            **clip,
         )
         results: tuple[Array, ...] = (dx, dh, dc, *steps)
         targets: tuple[Array | None, ...] = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
     else:
         if cell.kind == "GRU":
             assert gates is not None
-            found = reference.gru_backward(x, h_0, weights, output, gates, errors, d_h_n, lengths, resets)
+            found = reference.gru_backward(
+                x, h_0, weights, output, gates, errors, d_h_n, lengths, resets, **clip
+            )
         else:
             kind = cell.activations[0]
-            found = reference.rnn_backward(x, h_0, weights, output, errors, d_h_n, kind, lengths, resets)
+            found = reference.rnn_backward(
+                x, h_0, weights, output, errors, d_h_n, kind, lengths, resets, **clip
+            )
         dx, dh, d_weights, hidden = found
         results, targets = (dx, dh, hidden), (d_x, d_h_0, d_hidden)
     for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
     for name, target in _named(d_parameters).items():
-        target[...] = d_weights[name]
+        target[...] = target + d_weights[name] if accumulate else d_weights[name]
 
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:

@@ -193,7 +193,7 @@ class Recurrent:
         d_state: Any = None,
         *,
         truncate: int | tuple[int, int] | None = None,
-        step_clip: None = None,
+        step_clip: float | Mapping[str, float] | None = None,
         steps: bool = False,
     ) -> Gradients:
         """Backpropagate through time, over the whole sequence of a tape.
@@ -215,16 +215,21 @@ class Recurrent:
             injected in a block flow back through the k2 steps before its end and no further; the gradients
             are the sums over the blocks. Blocks are cut on the steps of the batch, whatever the lengths. k
             means (k, k). Not for bidirectional layers.
-        step_clip : None
-            Not supported yet.
+        step_clip : float or mapping of str to float, optional
+            Clip inside the recursion, elementwise to plus or minus a value at least 0. Keys: "hidden" and
+            "cell", what every step hands to the state before it at h and at c (peephole paths included; step
+            0 hands to the initial state; what the caller gives is not clipped), and "gates", the gradient at
+            the pre-activations of every step. A number means "gates". "cell" is for the LSTM alone. A NaN
+            stays.
         steps : bool
-            Also return the gradient that reaches h_t and c_t at every step.
+            Also return the gradient that reaches h_t and c_t at every step, and with `step_clip` the counts
+            of clipped elements.
 
         Returns
         -------
         Gradients
             ``gradients.input``, ``gradients.state``, ``gradients.parameters``; with `steps` also
-            ``gradients.hidden`` and ``gradients.cells``.
+            ``gradients.hidden`` and ``gradients.cells``, and with `step_clip` ``gradients.clipped``.
 
         Raises
         ------
@@ -233,7 +238,7 @@ class Recurrent:
 
         Notes
         -----
-        Werbos (1990); truncated: Williams and Peng (1990).
+        Werbos (1990); truncated: Williams and Peng (1990); clipped at the pre-activations: Graves (2013).
 
         Examples
         --------
@@ -245,7 +250,7 @@ class Recurrent:
         (16, 3)
         """
         blocks = _check.truncation(truncate, self.bidirectional)
-        _check.not_yet("step_clip", step_clip, None)
+        bounds = _check.step_clip(step_clip, self._layout.has_cell_state)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from forward, got {type(tape).__name__}")
         layout = self._layout
@@ -254,11 +259,12 @@ class Recurrent:
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
         parameters = self.parameters.empty_like()
-        wanted = _check.flag("steps", steps)
-        given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted, blocks)
-        d_x, d_h_0, d_c_0, hidden, cells = _network.backward(_backend.core(), layout, *given)
-        d_state = layout.states_as_given(d_h_0, d_c_0, batched)
-        return Gradients(layout.as_given(d_x, batched), d_state, parameters, hidden, cells)
+        wanted = _network.Wanted(_check.flag("steps", steps), blocks, bounds)
+        given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted)
+        found = _network.backward(_backend.core(), layout, *given)
+        d_state = layout.states_as_given(found.h_0, found.c_0, batched)
+        results = (layout.as_given(found.x, batched), d_state, parameters, found.hidden, found.cells)
+        return Gradients(*results, found.counts(bounds))
 
     def freeze(self, precision: str | None = None) -> Engine:
         """Return an immutable engine for inference with a copy of the weights, packed once.

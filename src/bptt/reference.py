@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 Array: TypeAlias = NDArray[Any]
+StepClip: TypeAlias = tuple[float, float, float]  # what a step hands back at h and at c; pre-activations
+
+NO_CLIP = (np.inf, np.inf, np.inf)
 
 _LSTM_SHAPES = {
     "x": ("T", "B", "I"),
@@ -210,6 +213,9 @@ def lstm_backward(
     activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh"),
     coupled: bool = False,
     cell_clip: float | None = None,
+    *,
+    step_clip: StepClip = NO_CLIP,
+    clipped: Array | None = None,
 ) -> tuple[Array, Array, Array, dict[str, Array], Array, Array]:
     """Gradient of one LSTM layer: backpropagation through time over the whole sequence (Werbos 1990).
 
@@ -223,6 +229,11 @@ def lstm_backward(
         Gradient of the loss with respect to `output`.
     d_h_n, d_c_n : ndarray, (B, H)
         Gradient of the loss with respect to `h_n` and `c_n`.
+    step_clip : tuple of float
+        Bounds inside the recursion: of what a step hands to the state before it, at h and at c, and of the
+        gradient at the pre-activations.
+    clipped : ndarray of int64, (T, B, 3), optional
+        Filled with how many elements of each row each of them held in that step.
 
     Returns
     -------
@@ -267,6 +278,7 @@ def lstm_backward(
     dW_ih, dW_hh = np.zeros((4 * H, sizes["I"]), dtype), np.zeros((4 * H, H), dtype)
     db, dp = np.zeros(4 * H, dtype), np.zeros((3, H), dtype)
     dh_rec, dc_rec = d_h_n.astype(dtype), d_c_n.astype(dtype)
+    clip_h, clip_c, clip_z = _clips(step_clip, clipped)
 
     with np.errstate(all="ignore"):
         for t in reversed(range(T)):
@@ -278,12 +290,12 @@ def lstm_backward(
             dh_after, dc_after, on = dh_rec, dc_rec, _valid(lengths, t, B)
             x_t, dh_rec, dc_rec = np.where(on, x[t], 0), np.where(on, dh_rec, 0), np.where(on, dc_rec, 0)
             dh = np.where(on, d_output[t], 0) + dh_rec  # (L11)
-            dz_o = dh * out_c * gate_slope(o)  # (L12)
+            dz_o = clip_z(t, dh * out_c * gate_slope(o))  # (L12)
             dc = dc_rec + dh * o * outward_slope(out_c) + _peep(p_o, dz_o)  # (L13)
             dc_in = dc * inside
-            dz_i = dc_in * (g - c_prev if coupled else g) * gate_slope(i)  # (L14)
-            dz_f = 0 * c if coupled else dc_in * c_prev * gate_slope(f)  # (L15)
-            dz_g = dc_in * i * candidate_slope(g)  # (L16)
+            dz_i = clip_z(t, dc_in * (g - c_prev if coupled else g) * gate_slope(i))  # (L14)
+            dz_f = 0 * c if coupled else clip_z(t, dc_in * c_prev * gate_slope(f))  # (L15)
+            dz_g = clip_z(t, dc_in * i * candidate_slope(g))  # (L16)
             dc_rec = dc_in * f + _peep(p_i, dz_i) + _peep(p_f, dz_f)  # (L17)
             dh_rec = (dz_i @ W_hh_i + dz_f @ W_hh_f) + (dz_g @ W_hh_g + dz_o @ W_hh_o)  # (L18)
             dx[t] = (dz_i @ W_ih_i + dz_f @ W_ih_f) + (dz_g @ W_ih_g + dz_o @ W_ih_o)  # (L19)
@@ -293,8 +305,8 @@ def lstm_backward(
             db += dz.sum(axis=0)  # (L22)
             dp += np.stack([dz_i * c_prev, dz_f * c_prev, dz_o * c]).sum(axis=1)  # (L23)
             d_hidden[t], d_cells[t] = dh, dc
-            dh_rec = np.where(on, _anew(resets, t, dh_rec), dh_after)
-            dc_rec = np.where(on, _anew(resets, t, dc_rec), dc_after)
+            dh_rec = np.where(on, clip_h(t, _anew(resets, t, dh_rec)), dh_after)
+            dc_rec = np.where(on, clip_c(t, _anew(resets, t, dc_rec)), dc_after)
 
     gradients = {"weight_ih": dW_ih, "weight_hh": dW_hh}
     gradients |= {"bias_ih": db, "bias_hh": db.copy(), "weight_peephole": dp}
@@ -385,6 +397,9 @@ def gru_backward(
     d_h_n: Array,
     lengths: Array | None = None,
     resets: Array | None = None,
+    *,
+    step_clip: StepClip = NO_CLIP,
+    clipped: Array | None = None,
 ) -> tuple[Array, Array, dict[str, Array], Array]:
     """Gradient of one GRU layer: backpropagation through time over the whole sequence.
 
@@ -398,6 +413,8 @@ def gru_backward(
         Gradient of the loss with respect to `output`.
     d_h_n : ndarray, (B, H)
         Gradient of the loss with respect to `h_n`.
+    step_clip, clipped
+        As for `lstm_backward`; nothing is handed back at c.
 
     Returns
     -------
@@ -431,6 +448,7 @@ def gru_backward(
     dW_ih, dW_hh = np.zeros((3 * H, sizes["I"]), dtype), np.zeros((3 * H, H), dtype)
     db_ih, db_hh = np.zeros(3 * H, dtype), np.zeros(3 * H, dtype)
     dh_rec = d_h_n.astype(dtype)
+    clip_h, _, clip_z = _clips(step_clip, clipped)
 
     with np.errstate(all="ignore"):
         for t in reversed(range(T)):
@@ -439,10 +457,10 @@ def gru_backward(
             dh_after, on = dh_rec, _valid(lengths, t, B)
             x_t, dh_rec = np.where(on, x[t], 0), np.where(on, dh_rec, 0)
             dh = np.where(on, d_output[t], 0) + dh_rec  # (G9)
-            dz_z = dh * (h_prev - n) * z * (1 - z)  # (G10)
-            dz_n = dh * (1 - z) * (1 - n**2)  # (G11)
+            dz_z = clip_z(t, dh * (h_prev - n) * z * (1 - z))  # (G10)
+            dz_n = clip_z(t, dh * (1 - z) * (1 - n**2))  # (G11)
             dm = dz_n * r  # (G12)
-            dz_r = dz_n * m * r * (1 - r)  # (G13)
+            dz_r = clip_z(t, dz_n * m * r * (1 - r))  # (G13)
             dz_ih = np.concatenate([dz_r, dz_z, dz_n], axis=1)
             dz_hh = np.concatenate([dz_r, dz_z, dm], axis=1)
             past = dh * z  # (G14)
@@ -453,7 +471,7 @@ def gru_backward(
             db_ih += dz_ih.sum(axis=0)  # (G19)
             db_hh += dz_hh.sum(axis=0)  # (G20)
             d_hidden[t] = dh
-            dh_rec = np.where(on, _anew(resets, t, dh_rec), dh_after)
+            dh_rec = np.where(on, clip_h(t, _anew(resets, t, dh_rec)), dh_after)
 
     gradients = {"weight_ih": dW_ih, "weight_hh": dW_hh, "bias_ih": db_ih, "bias_hh": db_hh}
     return dx, dh_rec, {name: gradients[name] for name in weights}, d_hidden
@@ -527,6 +545,9 @@ def rnn_backward(
     nonlinearity: str = "tanh",
     lengths: Array | None = None,
     resets: Array | None = None,
+    *,
+    step_clip: StepClip = NO_CLIP,
+    clipped: Array | None = None,
 ) -> tuple[Array, Array, dict[str, Array], Array]:
     """Gradient of one plain recurrent layer: backpropagation through time over the whole sequence.
 
@@ -540,6 +561,8 @@ def rnn_backward(
         Gradient of the loss with respect to `output`.
     d_h_n : ndarray, (B, H)
         Gradient of the loss with respect to `h_n`.
+    step_clip, clipped
+        As for `lstm_backward`; nothing is handed back at c.
 
     Returns
     -------
@@ -569,20 +592,21 @@ def rnn_backward(
     dW_ih, dW_hh = np.zeros((H, sizes["I"]), dtype), np.zeros((H, H), dtype)
     db = np.zeros(H, dtype)
     dh_rec = d_h_n.astype(dtype)
+    clip_h, _, clip_z = _clips(step_clip, clipped)
     with np.errstate(all="ignore"):
         for t in reversed(range(T)):
             h_prev = _anew(resets, t, output[t - 1] if t > 0 else h_0)
             dh_after, on = dh_rec, _valid(lengths, t, B)
             x_t, dh_rec = np.where(on, x[t], 0), np.where(on, dh_rec, 0)
             dh = np.where(on, d_output[t], 0) + dh_rec  # (R3)
-            dz = dh * slope(output[t])  # (R4)
+            dz = clip_z(t, dh * slope(output[t]))  # (R4)
             dh_rec = dz @ W_hh  # (R5)
             dx[t] = dz @ W_ih  # (R6)
             dW_ih += dz.T @ x_t  # (R7)
             dW_hh += dz.T @ h_prev  # (R8)
             db += dz.sum(axis=0)  # (R9)
             d_hidden[t] = dh
-            dh_rec = np.where(on, _anew(resets, t, dh_rec), dh_after)
+            dh_rec = np.where(on, clip_h(t, _anew(resets, t, dh_rec)), dh_after)
     gradients = {"weight_ih": dW_ih, "weight_hh": dW_hh, "bias_ih": db, "bias_hh": db.copy()}
     return dx, dh_rec, {name: gradients[name] for name in weights}, d_hidden
 
@@ -599,6 +623,23 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     "softsign": (lambda z: z / (1 + np.abs(z)), lambda y: (1 - np.abs(y)) ** 2),
     "identity": (lambda z: z, np.ones_like),
 }
+
+
+def _clips(bounds: StepClip, clipped: Array | None) -> list[Callable[[int, Array], Array]]:
+    """Clipping of what a step hands back at h and c, and of pre-activations: functions of step and value."""
+    if clipped is not None:
+        clipped[...] = 0
+    return [_clip_of(which, bounds[which], clipped) for which in range(3)]
+
+
+def _clip_of(which: int, value: float, clipped: Array | None) -> Callable[[int, Array], Array]:
+    def clip(t: int, a: Array) -> Array:
+        bound = a.dtype.type(value)
+        if clipped is not None:
+            clipped[t, :, which] += (np.abs(a) > bound).sum(axis=1)
+        return np.clip(a, -bound, bound)  # (C1)
+
+    return clip
 
 
 def _valid(lengths: Array | None, t: int, B: int) -> Array:

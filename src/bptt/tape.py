@@ -119,6 +119,10 @@ class Gradients:
     hidden, cells : ndarray or None
         With ``steps=True``, (L*D, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself
         and from all later steps. Else None.
+    clipped : dict of str to ndarray, or None
+        With ``steps=True`` and `step_clip`, for each finite bound (L*D, T) int64: how many elements it held
+        in step t. At "hidden" and "cell" these are of what step t hands to the state before it, the initial
+        one for step 0. With `truncate` they are sums over the blocks. Else None.
 
     Examples
     --------
@@ -135,6 +139,7 @@ class Gradients:
     parameters: Parameters
     hidden: NDArray[Any] | None = None
     cells: NDArray[Any] | None = None
+    clipped: dict[str, NDArray[Any]] | None = None
 
     def __repr__(self) -> str:
         steps = "" if self.hidden is None else ", steps"

@@ -47,7 +47,23 @@ static int all_finite(const bptt_problem *p, const void *a, int64_t count) {
   return 1;
 }
 
-static void run(bptt_problem p, int64_t gates, int with_spans) {
+/* Clipped: no element of what step 0 hands on is above its bound, and what was clipped was counted, alike by all. */
+static void check_clipped(const bptt_problem *p, int64_t *const first, int64_t count) {
+  for (int64_t k = 0; p->cell == BPTT_LSTM && !p->lengths && k < p->B * p->H; k++)
+    expect(fabs(p->dtype == BPTT_F32 ? ((float *)p->d_c_0)[k] : ((double *)p->d_c_0)[k]) <= (float)p->step_clip[1],
+           "d_c_0 is not clipped", p);
+  int64_t all = 0;
+  for (int64_t k = 0; k < count; k++) {
+    all += p->clipped[k];
+    expect(p->clipped[k] >= 0 && p->clipped[k] <= 4 * p->H, "count out of range", p);
+    expect(!p->lengths || k / 3 / p->B < p->lengths[k / 3 % p->B] || !p->clipped[k], "counted past a length", p);
+  }
+  expect(all > 0 && !memcmp(first, p->clipped, (size_t)count * sizeof *first), "counts differ", p);
+}
+
+static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
+  static const double bounds[3] = {0.05, 0.03, 0.02};
+  int64_t *counts = NULL;
   int64_t tokens = p.T * p.B, bh = p.B * p.H, G = gates * p.H;
   int lstm = p.cell == BPTT_LSTM;
   p.weight_ih = array(&p, G * p.I, 1), p.weight_hh = array(&p, G * p.H, 1);
@@ -95,6 +111,8 @@ static void run(bptt_problem p, int64_t gates, int with_spans) {
       p.d_bias_ih = array(&p, G, 0), p.d_bias_hh = array(&p, G, 0);
       p.d_weight_peephole = lstm ? array(&p, 3 * p.H, 0) : NULL;
       p.d_hidden = array(&p, tokens * p.H, 0), p.d_cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
+      p.step_clip = with_clip ? bounds : NULL;
+      p.clipped = with_clip ? block_new((size_t)(3 * tokens) * sizeof *p.clipped) : NULL;
       expect(bptt_workspace(&p, BPTT_BACKWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
       p.workspace = block_new((size_t)p.workspace_bytes);
       expect(bptt_backward(&p) == BPTT_OK, "backward", &p);
@@ -103,6 +121,9 @@ static void run(bptt_problem p, int64_t gates, int with_spans) {
                  all_finite(&p, p.d_weight_hh, G * p.H) && all_finite(&p, p.d_bias_ih, G) &&
                  all_finite(&p, p.d_bias_hh, G),
              "gradient is not finite", &p);
+      counts = counts ? counts : p.clipped;
+      if (with_clip)
+        check_clipped(&p, counts, 3 * tokens);
       char *all = block_new((size_t)count * number(&p));
       memcpy(all, p.d_weight_ih, (size_t)(G * p.I) * number(&p));
       memcpy(all + (size_t)(G * p.I) * number(&p), p.d_weight_hh, (size_t)(G * p.H) * number(&p));
@@ -131,11 +152,11 @@ int main(void) {
     for (int n = 0; n < (int)(sizeof cells / sizeof cells[0]); n++)
       for (int shape = 0; shape < (int)(sizeof shapes / sizeof shapes[0]); shape++)
         for (int dtype = BPTT_F32; dtype <= BPTT_F64; dtype++)
-          for (int spans = 0; spans < 2; spans++) {
+          for (int form = 0; form < 4; form++) {
             bptt_problem p = cells[n].options;
             p.cell = cells[n].cell, p.dtype = dtype;
             p.T = shapes[shape][0], p.B = shapes[shape][1], p.I = shapes[shape][2], p.H = shapes[shape][3];
-            run(p, cells[n].gates, spans);
+            run(p, cells[n].gates, form % 2, form / 2);
           }
     printf("%s cells on %s\n", failures ? "FAIL" : "ok  ", bptt_variant_name(rank));
   }

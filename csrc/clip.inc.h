@@ -1,0 +1,18 @@
+/* Clipping inside the recursion of the backward pass (step_clip). Wanted: vec.inc.h. */
+
+/* What one row's units are clipped to at one step. */
+typedef struct {
+  const double *bounds; /* hidden, cell, gates; NULL: nothing is clipped */
+  int64_t *count;       /* hidden, cell, gates: how many elements of this row and step were; or NULL */
+} NAME(step_clip);
+
+/* (C1); a NaN stays one. Lanes that are not in use hold zeros, which count nowhere. */
+INLINE vec NAME(clipped)(const NAME(step_clip) * clip, bptt_clip what, vec x) {
+  if (__builtin_expect(!clip->bounds, 1))
+    return x;
+  const vec bound = vset1((REAL)clip->bounds[what]);
+  int count = clip->count ? vcount_lt(bound, vabs(x)) : 0;
+  if (count) /* several threads may have units of one row */
+    (void)__atomic_fetch_add(clip->count + what, count, __ATOMIC_RELAXED);
+  return vmin(bound, vmax(-bound, x)); /* (C1) */
+}
