@@ -53,9 +53,10 @@ INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, in
 }
 
 /* What units of row b are clipped to in step t. */
-INLINE NAME(step_clip) NAME(clip_at)(const bptt_problem *p, int64_t t, int64_t b) {
+INLINE NAME(step_clip) NAME(clip_at)(const NAME(backward_job) * job, int64_t t, int64_t b) {
+  const bptt_problem *p = job->p;
   int64_t *count = p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
-  return (NAME(step_clip)){p->step_clip, count};
+  return (NAME(step_clip)){p->step_clip, count, job->plan.split == BPTT_SPLIT_HIDDEN};
 }
 
 /* Step t of those units, given what flows back from step t+1. */
@@ -66,7 +67,7 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
   const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
   REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
-  NAME(step_clip) clip = NAME(clip_at)(p, s->t, b), after = NAME(clip_at)(p, s->t + 1, b);
+  NAME(step_clip) clip = NAME(clip_at)(job, s->t, b), after = NAME(clip_at)(job, s->t + 1, b);
   vec past = HAS_CELL_STATE || CARRIES_H ? vload_n(carry, lanes) : dh_rec;
   if (CARRIES_H)
     dh_rec = dh_rec + past; /* (G15) */
@@ -391,10 +392,10 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
 }
 
 /* What step 0 hands to the initial h of row b, clipped. */
-static void NAME(clip_row)(const bptt_problem *p, REAL *d_h_0, int64_t b) {
-  NAME(step_clip) clip = NAME(clip_at)(p, 0, b);
-  for (int64_t unit = 0; unit < p->H; unit += LANES) {
-    int lanes = (int)min_i64(LANES, p->H - unit);
+static void NAME(clip_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t b) {
+  NAME(step_clip) clip = NAME(clip_at)(job, 0, b);
+  for (int64_t unit = 0; unit < job->p->H; unit += LANES) {
+    int lanes = (int)min_i64(LANES, job->p->H - unit);
     vstore_n(d_h_0 + unit, NAME(clipped)(&clip, BPTT_CLIP_HIDDEN, vload_n(d_h_0 + unit, lanes)), lanes);
   }
 }
@@ -417,7 +418,7 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
       else if (b >= valid || is_reset(p, 0, b))
         memset(d_h_0 + b * H, 0, row_bytes);
       else if (p->step_clip)
-        NAME(clip_row)(p, d_h_0 + b * H, b);
+        NAME(clip_row)(job, d_h_0 + b * H, b);
   }
   if (p->d_c_0 && bytes)
     memcpy((REAL *)p->d_c_0 + at, job->carry + at, bytes);

@@ -4,6 +4,7 @@
 typedef struct {
   const double *bounds; /* hidden, cell, gates; NULL: nothing is clipped */
   int64_t *count;       /* hidden, cell, gates: how many elements of this row and step were; or NULL */
+  int shared;           /* several threads may have units of the row */
 } NAME(step_clip);
 
 /* (C1); a NaN stays one. Lanes that are not in use hold zeros, which count nowhere. */
@@ -12,7 +13,9 @@ INLINE vec NAME(clipped)(const NAME(step_clip) * clip, bptt_clip what, vec x) {
     return x;
   const vec bound = vset1((REAL)clip->bounds[what]);
   int count = clip->count ? vcount_lt(bound, vabs(x)) : 0;
-  if (count) /* several threads may have units of one row */
+  if (count && clip->shared)
     (void)__atomic_fetch_add(clip->count + what, count, __ATOMIC_RELAXED);
+  else if (count)
+    clip->count[what] += count;
   return vmin(bound, vmax(-bound, x)); /* (C1) */
 }

@@ -231,8 +231,10 @@ def test_settings_not_supported_yet_say_so(name, value):
 def test_call_arguments_not_supported_yet_say_so(layer):
     x = zeros(T, B, I)
     tape = layer.forward(x)
-    with pytest.raises(ValueError, match=r"^recompute: 2 is not supported yet"):
-        layer.forward(x, recompute=2)
+    with pytest.raises(ValueError, match=r"^recompute: expected at least 1, got 0"):
+        layer.forward(x, recompute=0)
+    with pytest.raises(TypeError, match=r"^recompute: expected an integer, got float 2.5"):
+        layer.forward(x, recompute=2.5)
     with pytest.raises(TypeError, match=r"^steps: "):
         layer.backward(tape, steps=2)
     for precision in ("bfloat16", "int8"):

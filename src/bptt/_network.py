@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _recompute
 from ._check import Layout, contiguous
 from ._memory import empty
+from ._recompute import Part, Starts
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
 
@@ -95,9 +97,8 @@ class Course(NamedTuple):
 
     def between(self, begin: int, end: int) -> Course:
         """Return the course of steps [begin, end) of one direction."""
-        lengths = None if self.lengths is None else np.clip(self.lengths - begin, 0, end - begin)
-        resets = None if self.resets is None else (self.resets[0][begin:end],)
-        return Course(None, lengths, resets)
+        lengths, resets = _recompute.cut(*self.of(0), begin, end)
+        return Course(None, lengths, None if resets is None else (resets,))
 
 
 def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched: bool) -> Course:
@@ -149,6 +150,8 @@ class Kept(NamedTuple):
         What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
     course : Course
         Rows stand as they run.
+    starts : Starts or None
+        With it there are no cells and gates: they are computed again.
     """
 
     inputs: list[Array]
@@ -159,6 +162,7 @@ class Kept(NamedTuple):
     gates: Array | None
     masks: list[Array]
     course: Course
+    starts: Starts | None = None
 
     def between(self, begin: int, end: int) -> Kept:
         """Return what a forward pass over steps [begin, end) would have kept; one direction."""
@@ -274,15 +278,24 @@ def forward(
     c_0: Array | None,
     masks: list[Array],
     course: Course,
+    recompute: int | None = None,
 ) -> tuple[Array, Array, Array | None, Kept]:
-    """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
-    steps, dtype = (layout.parts, *x.shape[:2]), layout.dtype
-    H, saved = layout.hidden_size, layout.saved
-    hidden = empty((*steps, H), dtype)
-    cells = empty((*steps, H), dtype) if layout.has_cell_state else None
-    gates = empty((*steps, saved, H), dtype) if saved else None
+    """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that.
+
+    With `recompute` only the output is kept, and the cell states before blocks of so many steps.
+    """
+    N, T, B, H = layout.parts, *x.shape[:2], layout.hidden_size
+    dtype, saved, has_c = layout.dtype, layout.saved, layout.has_cell_state
+    hidden, cells, gates, starts = empty((N, T, B, H), dtype), None, None, None
+    if recompute and saved:
+        every = _recompute.whole_chunks(recompute, B)
+        count = len(_recompute.blocks(T, every))
+        starts = Starts(every, empty((N, count, B, H), dtype) if has_c else None)
+    elif saved:
+        cells = empty((N, T, B, H), dtype) if has_c else None
+        gates = empty((N, T, B, saved, H), dtype)
     x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
-    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, course)
+    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, course, starts)
     return *through_parts(core, layout, weights, None, x, h_0, c_0, course, kept), kept
 
 
@@ -311,7 +324,12 @@ def through_parts(
             tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
             if kept:
                 kept.inputs.append(a)
-            if B:  # without rows there is nothing to fill, however many steps
+            if B and kept and kept.starts:
+                assert weights is not None
+                part = part_to_recompute(core, layout, weights, kept, n)
+                filled = (output, h_n[n], at(c_n, n), at(kept.starts.cells, n))
+                _recompute.forward(part, at(c_0, n), kept.starts.every, *filled)
+            elif B:  # without rows there is nothing to fill, however many steps
                 given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
                 results = (output, h_n[n], at(c_n, n), *tape)
                 core.forward(cell, get_num_threads(), *given, *results, *course.of(d))
@@ -387,7 +405,7 @@ def through_blocks(
         if d_output is not None:
             errors = d_output[begin:end].copy()
             errors[: max(0, start - begin)] = 0
-        part = kept.between(begin, end)
+        part = restarted(core, layout, weights, kept, begin, end) if kept.starts else kept.between(begin, end)
         found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, wanted)
         parameters.flat[...] += block_parameters.flat
         total.add(found, begin, end)
@@ -416,19 +434,18 @@ def through_all(
             n = layer * D + d
             errors = None if d_output is None else part_of(d_output, d, D, course)
             d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
-            if B:
-                tape = (
-                    at(kept.h_0, n),
-                    at(kept.c_0, n),
-                    kept.hidden[n],
-                    at(kept.cells, n),
-                    at(kept.gates, n),
-                )
-                given = (weights[n], kept.inputs[n], *tape, errors, at(d_h_n, n), at(d_c_n, n))
-                steps = (at(total.hidden, n), at(total.cells, n))
-                results = (d_x, total.h_0[n], at(total.c_0, n), d_weights[n], *steps, *course.of(d))
-                clip = (wanted.step_clip, at(total.clipped, n))
-                core.backward(cell, get_num_threads(), *given, *results, *clip)
+            given = (errors, at(d_h_n, n), at(d_c_n, n))
+            states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
+            clip = (wanted.step_clip, at(total.clipped, n))
+            if B and kept.starts:
+                part = part_to_recompute(core, layout, weights, kept, n)
+                blocks = (layout.saved, kept.hidden[n], at(kept.starts.cells, n), kept.starts.every)
+                _recompute.backward(part, *blocks, given, d_x, states, d_weights[n], steps, *clip)
+            elif B:
+                initial = (at(kept.h_0, n), at(kept.c_0, n))
+                tape = (kept.inputs[n], *initial, kept.hidden[n], at(kept.cells, n), at(kept.gates, n))
+                results = (d_x, *states, d_weights[n], *steps, *course.of(d), *clip)
+                core.backward(cell, get_num_threads(), weights[n], *tape, *given, *results)
             d_inputs.append(d_x)
         d_output = d_inputs[0]
         if D == 2:
@@ -436,6 +453,41 @@ def through_all(
         if layer and kept.masks:
             d_output *= kept.masks[layer - 1]
     return total
+
+
+def part_to_recompute(core: Any, layout: Layout, weights: Sequence[Weights], kept: Kept, n: int) -> Part:
+    """Return how part n runs in blocks; its input has been kept."""
+    cell = cell_of(core, layout.cell)
+    packed = core.pack(cell, get_num_threads(), weights[n])
+    spans = kept.course.of(n % layout.directions)
+    return Part(core, cell, weights[n], packed, kept.inputs[n], at(kept.h_0, n), *spans)
+
+
+def restarted(
+    core: Any, layout: Layout, weights: Sequence[Weights], kept: Kept, begin: int, end: int
+) -> Kept:
+    """Return what a forward pass with `recompute` over steps [begin, end) would have kept; one direction."""
+    assert kept.starts is not None
+    every, has_c = kept.starts.every, layout.has_cell_state
+    count, B = len(_recompute.blocks(end - begin, every)), kept.hidden.shape[2]
+    states = (layout.parts, B, layout.hidden_size)
+    c_0 = empty(states, layout.dtype) if has_c else None
+    cells = empty((states[0], count, *states[1:]), layout.dtype) if has_c else None
+    found = kept.between(begin, end)._replace(c_0=c_0, starts=Starts(every, cells))
+    if c_0 is None or cells is None or not B:
+        return found
+    for n in range(layout.parts):
+        whole = part_to_recompute(core, layout, weights, kept, n)
+        c_0[n] = _recompute.cell_before(whole, kept.hidden[n], kept.starts, n, begin)
+        cells[n, 0] = c_0[n]
+        if count > 1:
+            part = part_to_recompute(core, layout, weights, found, n)
+            output, (h_n, c_n) = (
+                empty(found.hidden[n].shape, layout.dtype),
+                np.empty((2, *states[1:]), layout.dtype),
+            )
+            _recompute.forward(part, c_0[n], every, output, h_n, c_n, cells[n])
+    return found
 
 
 def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:

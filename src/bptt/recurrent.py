@@ -144,7 +144,7 @@ class Recurrent:
         *,
         lengths: Any = None,
         resets: Any = None,
-        recompute: None = None,
+        recompute: int | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> Tape:
         """Run a sequence from a state, for training: the tape keeps what `backward` needs.
@@ -154,8 +154,11 @@ class Recurrent:
         x, state, lengths, resets
             As for a call of the layer. `x` is held without a copy where it needs no conversion: leave it as
             it is until the last `backward`.
-        recompute : None
-            Not supported yet.
+        recompute : int, optional
+            k: keep the cell state at every k-th step alone, and compute cells and gates again in `backward`,
+            block by block: the memory of the output in place of six times that, for one more forward pass.
+            The gradients are the same to the bit; for that k is rounded up so that k * B is a multiple of 256
+            or so. ``tape.cells`` and ``tape.gates`` cannot be read then. An `RNN` keeps neither anyway.
         rng : numpy.random.Generator or int, optional
             For dropout; without one it is off. The same seed drops the same elements.
 
@@ -176,14 +179,15 @@ class Recurrent:
         >>> tape.output.shape
         (5, 2, 4)
         """
-        _check.not_yet("recompute", recompute, None)
+        every = None if recompute is None else _check.size("recompute", recompute)
         layout = self._layout
         x, batched = layout.sequence(x)
         T, B, _ = x.shape
         h_0, c_0 = layout.state(state, B, batched)
         course = _network.course_of(layout, lengths, resets, T, B, batched)
         masks = _network.dropout_masks(layout, T, B, self.dropout, rng)
-        results = _network.forward(_backend.core(), layout, self._weights, x, h_0, c_0, masks, course)
+        given = (self._weights, x, h_0, c_0, masks, course, every)
+        results = _network.forward(_backend.core(), layout, *given)
         return Tape(self._owner, layout, batched, *results)
 
     def backward(

@@ -77,16 +77,35 @@ class Tape:
 
     @property
     def cells(self) -> NDArray[Any] | None:
-        """c_t of every step, (L*D, T, B, H); None where there is no cell state."""
+        """c_t of every step, (L*D, T, B, H); None where there is no cell state.
+
+        Raises
+        ------
+        ValueError
+            If they were not kept, as `forward` was given `recompute`.
+        """
+        if self._layout.has_cell_state:
+            self._check_kept("cells")
         return None if self._kept.cells is None else self._ordered(self._kept.cells)
 
     @property
     def gates(self) -> NDArray[Any] | None:
-        """Activated gates of every step: i, f, g, o (L*D, T, B, 4, H); r, z, n (L*D, T, B, 3, H); or None."""
+        """Activated gates of every step: i, f, g, o (L*D, T, B, 4, H); r, z, n (L*D, T, B, 3, H); or None.
+
+        Raises
+        ------
+        ValueError
+            If they were not kept, as `forward` was given `recompute`.
+        """
+        self._check_kept("gates")
         if self._kept.gates is None:
             return None
         gates = self._ordered(self._kept.gates)
         return gates if self._layout.has_cell_state else gates[..., :3, :]
+
+    def _check_kept(self, name: str) -> None:
+        if self._kept.starts is not None:
+            raise ValueError(f"tape.{name}: not kept by forward with recompute; run forward without it")
 
     def _ordered(self, parts: NDArray[Any]) -> NDArray[Any]:
         ordered = in_order(parts, self._layout.directions, self._kept.course)
