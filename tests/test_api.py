@@ -70,6 +70,7 @@ ALLOWED = {
     "layers": {"_settings", "recurrent"},
     "clip": {"_check", "parameters", "tape"},
     "optim": {"_check", "parameters", "tape"},
+    "truncated": {"_check", "recurrent", "tape"},
     "init": {"_check", "layers", "parameters", "recurrent"},
     "_config": {"_backend", "_threads", "_version"},
 }
@@ -152,6 +153,7 @@ def test_c_knows_no_python():
 def test_public_names():
     for name in (
         *("LSTM", "Engine", "Stream", "Tape", "Gradients", "Parameters", "optim", "reference"),
+        *("TruncatedBPTT",),
         *("clip_grad_norm_", "clip_grad_value_", "set_num_threads", "get_num_threads", "num_threads"),
         *("variants", "active_variant", "use_variant", "backend", "config", "show_config"),
     ):

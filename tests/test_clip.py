@@ -70,6 +70,26 @@ def test_what_is_not_finite_stays_visible(bad):
     )
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("norm_type", [2.0, np.inf])
+def test_error_if_nonfinite(bad, norm_type):
+    torch = pytest.importorskip("torch")
+    _, one = layer_and_gradients()
+    _, other = layer_and_gradients(1)
+    other.parameters.flat[[3, 5]] = bad
+    before = [g.parameters.flat.copy() for g in (one, other)]
+    with pytest.raises(RuntimeError):
+        torch.nn.utils.clip_grad_norm_(as_torch(torch, one, other), 1.0, norm_type, error_if_nonfinite=True)
+    size = sum(array.size for array in before)
+    with pytest.raises(RuntimeError, match=f"^grads: their norm is (nan|inf), 2 of {size} elements are not"):
+        bptt.clip_grad_norm_([one, other], 1.0, norm_type, error_if_nonfinite=True)
+    for gradients, array in zip((one, other), before, strict=True):
+        np.testing.assert_array_equal(gradients.parameters.flat, array)
+    assert bptt.clip_grad_norm_(one, 1.0, norm_type, error_if_nonfinite=True) > 0
+    with pytest.raises(TypeError, match=r"^error_if_nonfinite: expected True or False"):
+        bptt.clip_grad_norm_(one, 1.0, error_if_nonfinite=1)
+
+
 def test_mappings_arrays_and_mixtures():
     _, gradients = layer_and_gradients()
     extra = {"w": np.full((2, 2), 3.0, np.float32), "b": np.full(2, -4.0)}

@@ -14,6 +14,7 @@ from .engine import Engine, Stream
 from .layers import GRU, LSTM, RNN
 from .parameters import Parameters
 from .tape import Gradients, Tape
+from .truncated import TruncatedBPTT
 
 __all__ = [
     "GRU",
@@ -24,6 +25,7 @@ __all__ = [
     "Parameters",
     "Stream",
     "Tape",
+    "TruncatedBPTT",
     "__version__",
     "active_variant",
     "backend",

@@ -181,6 +181,45 @@ class Kept(NamedTuple):
             self.course.between(begin, end),
         )
 
+    def last(self, steps: int) -> Kept:
+        """Return the last `steps` steps of one direction, or all if there are no more."""
+        T = len(self.inputs[0])
+        return self.between(max(0, T - steps), T)
+
+    def copied(self) -> Kept:
+        """Return the same in arrays of its own."""
+        return self._replace(
+            inputs=[x.copy() for x in self.inputs],
+            h_0=copy_of(self.h_0),
+            c_0=copy_of(self.c_0),
+            hidden=self.hidden.copy(),
+            cells=copy_of(self.cells),
+            gates=copy_of(self.gates),
+            masks=[mask.copy() for mask in self.masks],
+        )
+
+    def followed_by(self, other: Kept) -> Kept:
+        """Return this and what the steps after it have kept, in arrays of their own; one direction."""
+        shapes = [(len(kept.inputs[0]), *kept.inputs[0].shape[1:2]) for kept in (self, other)]
+        both = [kept.course.resets for kept in (self, other)]
+        resets = None
+        if any(both):
+            resets = (
+                np.concatenate(
+                    [r[0] if r else np.zeros(s, np.bool_) for r, s in zip(both, shapes, strict=True)]
+                ),
+            )
+        return Kept(
+            [np.concatenate(pair) for pair in zip(self.inputs, other.inputs, strict=True)],
+            copy_of(self.h_0),
+            copy_of(self.c_0),
+            np.concatenate([self.hidden, other.hidden], 1),
+            joined_steps(self.cells, other.cells),
+            joined_steps(self.gates, other.gates),
+            joined_masks(self, other),
+            Course(resets=resets),
+        )
+
 
 class Slopes(NamedTuple):
     """Gradients that a backward pass returns beside those of the parameters.
@@ -540,6 +579,23 @@ def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:
     """Return new states h and c, (L*D, B, H); None for c where there is no cell state."""
     shape = (layout.parts, B, layout.hidden_size)
     return empty(shape, layout.dtype), empty(shape, layout.dtype) if layout.has_cell_state else None
+
+
+def copy_of(array: Array | None) -> Array | None:
+    return None if array is None else array.copy()
+
+
+def joined_steps(first: Array | None, second: Array | None) -> Array | None:
+    """Return (L*D, T, ...) arrays one after the other in time."""
+    return None if first is None or second is None else np.concatenate([first, second], 1)
+
+
+def joined_masks(first: Kept, second: Kept) -> list[Array]:
+    """Return the masks one after the other in time; where only one has them, the other dropped nothing."""
+    if not first.masks and not second.masks:
+        return []
+    pairs = [kept.masks or [np.ones_like(h) for h in kept.hidden[:-1]] for kept in (first, second)]
+    return [np.concatenate(pair) for pair in zip(*pairs, strict=True)]
 
 
 def at(parts: Array | None, n: int) -> Array | None:

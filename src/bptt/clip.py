@@ -17,7 +17,12 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 Clippable: TypeAlias = "Gradients | Mapping[str, NDArray[Any]] | NDArray[Any]"
 
 
-def clip_grad_norm_(grads: Clippable | Sequence[Clippable], max_norm: float, norm_type: float = 2.0) -> float:
+def clip_grad_norm_(
+    grads: Clippable | Sequence[Clippable],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> float:
     """Scale gradients in place so that their norm, over all parameters together, is at most `max_norm`.
 
     As ``torch.nn.utils.clip_grad_norm_``: the factor is max_norm / (norm + 1e-6) where that is below 1.
@@ -30,6 +35,8 @@ def clip_grad_norm_(grads: Clippable | Sequence[Clippable], max_norm: float, nor
         At least 0.
     norm_type : float
         The order of the norm, above 0; ``inf`` for the largest absolute value.
+    error_if_nonfinite : bool
+        Raise where the norm is not finite; the gradients are then as they were.
 
     Returns
     -------
@@ -40,6 +47,9 @@ def clip_grad_norm_(grads: Clippable | Sequence[Clippable], max_norm: float, nor
     ------
     TypeError, ValueError
         If an argument has a wrong type or value.
+    RuntimeError
+        If `error_if_nonfinite` is set and the norm is NaN or infinite; the message counts the elements that
+        are.
 
     Notes
     -----
@@ -56,9 +66,14 @@ def clip_grad_norm_(grads: Clippable | Sequence[Clippable], max_norm: float, nor
     """
     limit = _check.number("max_norm", max_norm)
     order = _check.number("norm_type", norm_type, above=True)
+    strict = _check.flag("error_if_nonfinite", error_if_nonfinite)
     arrays = _arrays(grads)
     with np.errstate(over="ignore", invalid="ignore"):
         norm = _norm(arrays, order)
+        if strict and not np.isfinite(norm):
+            wrong = sum(int(np.count_nonzero(~np.isfinite(array))) for array in arrays)
+            total = sum(array.size for array in arrays)
+            raise RuntimeError(f"grads: their norm is {norm}, {wrong} of {total} elements are not finite")
         factor = limit / (norm + 1e-6)
         if not factor >= 1.0:  # NaN scales too, as in torch
             for array in arrays:

@@ -60,6 +60,48 @@ class Tape:
         return self._batched, self._kept
 
     @property
+    def steps(self) -> int:
+        """T, the number of steps."""
+        return int(self._kept.hidden.shape[1])
+
+    def last(self, steps: int) -> Tape:
+        """Return a tape of the last `steps` steps in memory of its own, or this one if it has no more.
+
+        Its gradients are those of errors in these steps, and flow back no further.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional, or the tape one with `lengths` or `recompute`.
+        """
+        self._check_cuttable()
+        return self if self.steps <= steps else self._windowed(self._kept.last(steps).copied())
+
+    def followed_by(self, tape: Tape, steps: int) -> Tape:
+        """Return a tape of the last `steps` steps of this one with `tape`, which goes on from it, at its end.
+
+        Raises
+        ------
+        ValueError
+            As `last`, or if the other tape is another layer's.
+        """
+        tape.kept(self._owner, self._layout)
+        self._check_cuttable()
+        tape._check_cuttable()
+        if tape.steps >= steps:
+            return tape.last(steps)
+        return tape._windowed(self._kept.last(steps - tape.steps).followed_by(tape._kept))
+
+    def _check_cuttable(self) -> None:
+        if self._layout.directions == 2:
+            raise ValueError("tape: that of a bidirectional layer cannot be cut in time")
+        if self._kept.starts is not None or self._kept.course.lengths is not None:
+            raise ValueError("tape: made with lengths or recompute, which cannot be cut in time")
+
+    def _windowed(self, kept: Kept) -> Tape:
+        return Tape(self._owner, self._layout, self._batched, kept.hidden[-1], self._h_n, self._c_n, kept)
+
+    @property
     def output(self) -> NDArray[Any]:
         """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H)."""
         return _read_only(self._layout.as_given(self._output, self._batched))
