@@ -154,6 +154,20 @@ def test_weights_change_between_blocks():
     )
 
 
+@pytest.mark.parametrize("k2", [2, 4, 8])
+def test_one_buffer_serves_all_blocks(k2):
+    layer, x, *_, errors = case("lstm", 2)
+    expected = layer.backward(layer.forward(x[:12]), errors[:12], truncate=(4, k2))
+    driver, buffer = bptt.TruncatedBPTT(layer, 4, k2), np.empty_like(x[:4])
+    total = np.zeros_like(expected.parameters.flat)
+    for start in (0, 4, 8):
+        buffer[...] = x[start : start + 4]
+        driver.forward(buffer)
+        buffer[...] = np.nan
+        total += driver.backward(errors[start : start + 4]).parameters.flat
+    np.testing.assert_array_equal(total, expected.parameters.flat)
+
+
 def test_memory_is_that_of_the_window():
     layer, x, *_ = case("lstm")
     for k1, k2 in ((3, 5), (5, 2), (4, 4)):

@@ -121,7 +121,7 @@ class TruncatedBPTT:
         Parameters
         ----------
         x : array_like, (n, B, I), (B, n, I) with `batch_first`, or (n, I)
-            1 to k1 steps; fewer than k1 are a block of their own.
+            1 to k1 steps; fewer than k1 are a block of their own. It is copied.
         resets, rng
             As for ``layer.forward``.
 
@@ -135,7 +135,7 @@ class TruncatedBPTT:
         TypeError, ValueError
             If an argument has a wrong dtype or shape; the driver is then unchanged.
         """
-        array = _check.floating("x", x, self.layer.dtype)
+        array = _check.floating("x", x, self.layer.dtype).copy()  # the caller may fill the same buffer again
         time = self._time_axis(array.ndim)
         if array.ndim > time and not 1 <= array.shape[time] <= self.k1:
             raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {array.shape[time]}")
