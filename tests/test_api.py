@@ -30,7 +30,10 @@ MODULES = [
     "recurrent",
     "optim",
     "parameters",
-    "reference",
+    "reference.activations",
+    "reference.gru",
+    "reference.lstm",
+    "reference.rnn",
     "tape",
 ]
 
@@ -54,7 +57,6 @@ ALLOWED = {
     "__main__": {"bench", "demo", "_config", "_version"},
     "demo": None,
     "_version": set(),
-    "reference": set(),
     "_memory": {"_blocks"},
     "_check": {"_memory"},
     "_reference_core": {"reference"},
@@ -124,8 +126,15 @@ def test_layering(path):
     assert allowed is None or inside <= allowed
     doors = {path.stem, "tqdm"} if path.stem == "demo" else {path.stem} if path.stem not in ALLOWED else set()
     assert outside <= set(sys.stdlib_module_names) | {"numpy"} | doors
-    if path.stem == "reference":
-        assert outside <= {"collections", "typing", "numpy", "__future__"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "reference").glob("*.py")), ids=lambda path: path.stem)
+def test_layering_of_the_reference(path):
+    """It knows NumPy only, and no cell knows another."""
+    inside, outside = imports(path)
+    cells = {"gru", "lstm", "rnn"}
+    assert inside <= {"activations", "arrays", "draws"} | (cells if path.stem == "__init__" else set())
+    assert outside <= {"collections", "typing", "numpy"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "bench").glob("*.py")), ids=lambda path: path.stem)
