@@ -31,6 +31,7 @@ MODULES = [
     "optim",
     "parameters",
     "reference.activations",
+    "reference.draws",
     "reference.gru",
     "reference.lstm",
     "reference.rnn",

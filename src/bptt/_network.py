@@ -26,7 +26,7 @@ __all__ = [
     "Slopes",
     "backward",
     "course_of",
-    "dropout_masks",
+    "draw",
     "forward",
     "in_order",
     "infer",
@@ -138,15 +138,19 @@ class Kept(NamedTuple):
 
     Attributes
     ----------
-    inputs : list of ndarray, (T, B, I) or (T, B, D*H)
-    h_0, c_0 : ndarray, (L*D, B, H), or None
-    hidden, cells : ndarray, (L*D, T, B, H)
+    inputs : list of ndarray, (T, B, I) or (T, B, D*P)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H)
         Cells are None where there is no cell state.
     gates : ndarray, (L*D, T, B, 4, H), or None
-    masks : list of ndarray, (T, B, D*H)
+    masks : list of ndarray, (T, B, D*P)
         What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
+    seeds : list of int
+        What each part drew from for recurrent dropout and zoneout; empty if it did not.
     course : Course
         Rows stand as they run.
+    first_step : int
+        What the draws count step 0 as.
     """
 
     inputs: list[Array]
@@ -156,7 +160,13 @@ class Kept(NamedTuple):
     cells: Array | None
     gates: Array | None
     masks: list[Array]
+    seeds: list[int]
     course: Course
+    first_step: int = 0
+
+    def draws(self, n: int) -> tuple[int, ...]:
+        """Return seed and first step of part n as the kernels take them; nothing if it does not draw."""
+        return (self.seeds[n], self.first_step) if self.seeds else ()
 
     def between(self, begin: int, end: int) -> Kept:
         """Return what a forward pass over steps [begin, end) would have kept; one direction."""
@@ -172,7 +182,9 @@ class Kept(NamedTuple):
             None if self.cells is None else self.cells[:, begin:end],
             None if self.gates is None else self.gates[:, begin:end],
             [mask[begin:end] for mask in self.masks],
+            self.seeds,
             self.course.between(begin, end),
+            self.first_step + begin,
         )
 
 
@@ -182,9 +194,9 @@ class Slopes(NamedTuple):
     Attributes
     ----------
     x : ndarray, (T, B, I)
-    h_0, c_0 : ndarray, (L*D, B, H)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H)
         c_0 is None where there is no cell state.
-    hidden, cells : ndarray, (L*D, T, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
     """
 
     x: Array
@@ -225,13 +237,14 @@ def infer(
         For each part its weights as the kernels take them, or what ``core.pack`` made of them; the other is
         None.
     x : ndarray, (T, B, I)
-    h_0, c_0 : ndarray, (L*D, B, H), or None
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+        P is H but for a projection, here and everywhere.
     course : Course
 
     Returns
     -------
-    output : ndarray, (T, B, D*H)
-    h_n, c_n : ndarray, (L*D, B, H)
+    output : ndarray, (T, B, D*P)
+    h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
     sorted_ = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
@@ -246,16 +259,17 @@ def forward(
     h_0: Array | None,
     c_0: Array | None,
     masks: list[Array],
+    seeds: list[int],
     course: Course,
 ) -> tuple[Array, Array, Array | None, Kept]:
     """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that."""
     steps, dtype = (layout.parts, *x.shape[:2]), layout.dtype
     H, saved = layout.hidden_size, layout.saved
-    hidden = empty((*steps, H), dtype)
+    hidden = empty((*steps, layout.width), dtype)
     cells = empty((*steps, H), dtype) if layout.has_cell_state else None
     gates = empty((*steps, saved, H), dtype) if saved else None
     x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
-    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, course)
+    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, seeds, course)
     return *through_parts(core, layout, weights, None, x, h_0, c_0, course, kept), kept
 
 
@@ -272,7 +286,7 @@ def through_parts(
 ) -> tuple[Array, Array, Array | None]:
     """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
     T, B, _ = x.shape
-    H, D, cell = layout.hidden_size, layout.directions, cell_of(core, layout.cell)
+    P, D, cell = layout.width, layout.directions, cell_of(core, layout.cell)
     h_n, c_n = states_of(layout, B)
     for layer in range(layout.layers):
         if layer and kept and kept.masks:
@@ -280,14 +294,15 @@ def through_parts(
         outputs = []
         for d in range(D):
             n, a = layer * D + d, course.turned(x, d)
-            output = kept.hidden[n] if kept else empty((T, B, H), layout.dtype)
+            output = kept.hidden[n] if kept else empty((T, B, P), layout.dtype)
             tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
+            draws = kept.draws(n) if kept else ()
             if kept:
                 kept.inputs.append(a)
             if B:  # without rows there is nothing to fill, however many steps
                 given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
                 results = (output, h_n[n], at(c_n, n), *tape)
-                core.forward(cell, get_num_threads(), *given, *results, *course.of(d))
+                core.forward(cell, get_num_threads(), *given, *results, *course.of(d), *draws)
             outputs.append(output)
         x = joined(outputs, course)
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
@@ -346,14 +361,13 @@ def through_blocks(
     """Truncated: errors injected in each block of `every` steps flow back `depth` steps from its end."""
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    states, steps_of = (layout.parts, B, layout.hidden_size), kept.hidden.shape
-    has_c, dtype = layout.has_cell_state, layout.dtype
+    dtype, (d_h_0, d_c_0) = layout.dtype, states_of(layout, B)
     total = Slopes(
         np.zeros(kept.inputs[0].shape, dtype),
-        np.zeros(states, dtype),
-        np.zeros(states, dtype) if has_c else None,
-        np.zeros(steps_of, dtype) if steps else None,
-        np.zeros(steps_of, dtype) if steps and has_c else None,
+        np.zeros_like(d_h_0),
+        None if d_c_0 is None else np.zeros_like(d_c_0),
+        np.zeros(kept.hidden.shape, dtype) if steps else None,
+        np.zeros(kept.cells.shape, dtype) if steps and kept.cells is not None else None,
     )
     block_parameters = parameters.empty_like()
     parameters.flat[...] = 0
@@ -386,13 +400,12 @@ def through_all(
     steps: bool,
 ) -> Slopes:
     """Backpropagate through every part over all steps that were kept; rows as they run."""
-    _, T, B, H = kept.hidden.shape
-    D, N, dtype, course = layout.directions, layout.parts, layout.dtype, kept.course
+    B, D, dtype, course = kept.hidden.shape[2], layout.directions, layout.dtype, kept.course
     d_weights = layer_weights(parameters, layout.layers, D)
     cell = cell_of(core, layout.cell)
     d_h_0, d_c_0 = states_of(layout, B)
-    d_hidden = empty((N, T, B, H), dtype) if steps else None
-    d_cells = empty((N, T, B, H), dtype) if steps and layout.has_cell_state else None
+    d_hidden = empty(kept.hidden.shape, dtype) if steps else None
+    d_cells = empty(kept.cells.shape, dtype) if steps and kept.cells is not None else None
     for layer in reversed(range(layout.layers)):
         d_inputs = []
         for d in range(D):
@@ -409,7 +422,7 @@ def through_all(
                 )
                 given = (weights[n], kept.inputs[n], *tape, errors, at(d_h_n, n), at(d_c_n, n))
                 results = (d_x, d_h_0[n], at(d_c_0, n), d_weights[n], at(d_hidden, n), at(d_cells, n))
-                core.backward(cell, get_num_threads(), *given, *results, *course.of(d))
+                core.backward(cell, get_num_threads(), *given, *results, *course.of(d), *kept.draws(n))
             d_inputs.append(d_x)
         d_output = d_inputs[0]
         if D == 2:
@@ -420,12 +433,23 @@ def through_all(
     return Slopes(d_output, d_h_0, d_c_0, d_hidden, d_cells)
 
 
-def dropout_masks(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> list[Array]:
-    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
-    if rng is None or not dropout or layout.layers == 1:
-        return []
+def draw(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> tuple[list[Array], list[int]]:
+    """Draw the masks of dropout between layers, and the seed of each part: both empty if nothing is drawn."""
+    if rng is None or not (dropout or layout.draws):
+        return [], []
     generator = np.random.default_rng(rng)
-    shape = (T, B, layout.directions * layout.hidden_size)
+    masks = dropout_masks(layout, T, B, dropout, generator)
+    parts = layout.parts if layout.draws else 0
+    return masks, generator.integers(2**64, size=parts, dtype=np.uint64).tolist()
+
+
+def dropout_masks(
+    layout: Layout, T: int, B: int, dropout: float, generator: np.random.Generator
+) -> list[Array]:
+    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
+    if not dropout:
+        return []
+    shape = (T, B, layout.directions * layout.width)
     masks = []
     for _ in range(layout.layers - 1):
         mask = empty(shape, layout.dtype)
@@ -454,9 +478,10 @@ def cell_of(core: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:
-    """Return new states h and c, (L*D, B, H); None for c where there is no cell state."""
-    shape = (layout.parts, B, layout.hidden_size)
-    return empty(shape, layout.dtype), empty(shape, layout.dtype) if layout.has_cell_state else None
+    """Return new states h (L*D, B, P) and c (L*D, B, H); None for c where there is no cell state."""
+    rows, dtype = (layout.parts, B), layout.dtype
+    h = empty((*rows, layout.width), dtype)
+    return h, empty((*rows, layout.hidden_size), dtype) if layout.has_cell_state else None
 
 
 def at(parts: Array | None, n: int) -> Array | None:
@@ -468,15 +493,15 @@ def joined(outputs: Sequence[Array], course: Course) -> Array:
     if len(outputs) == 1:
         return outputs[0]
     ahead, back = outputs
-    T, B, H = ahead.shape
-    both = empty((T, B, 2 * H), ahead.dtype)
-    both[..., :H], both[..., H:] = ahead, course.turned(back, 1)
+    T, B, P = ahead.shape
+    both = empty((T, B, 2 * P), ahead.dtype)
+    both[..., :P], both[..., P:] = ahead, course.turned(back, 1)
     return both
 
 
 def part_of(d_output: Array, direction: int, directions: int, course: Course) -> Array:
-    """Return what the error (T, B, D*H) means for one direction, as that meets the steps: (T, B, H)."""
+    """Return what the error (T, B, D*P) means for one direction, as that meets the steps: (T, B, P)."""
     if directions == 1:
         return d_output
-    H = d_output.shape[2] // 2
-    return contiguous(course.turned(d_output[..., direction * H :][..., :H], direction), d_output.dtype)
+    P = d_output.shape[2] // 2
+    return contiguous(course.turned(d_output[..., direction * P :][..., :P], direction), d_output.dtype)

@@ -26,7 +26,7 @@ __all__ = [
 Array: TypeAlias = "NDArray[Any]"
 Parameters: TypeAlias = "tuple[Array | None, ...]"
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
 
 
 class Cell(NamedTuple):
@@ -36,6 +36,15 @@ class Cell(NamedTuple):
     activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh")
     coupled: bool = False
     cell_clip: float | None = None
+    proj_clip: float | None = None
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    reset_after: bool = True
+
+    @property
+    def of_lstm(self) -> tuple[Any, ...]:
+        """What the specification of the LSTM takes."""
+        return self[1:-1]
 
 
 class Packed:
@@ -73,17 +82,23 @@ def forward(
     gates: Array | None,
     lengths: Array | None = None,
     resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None:
-    """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
+    """Fill output (T,B,P), h_n (B,P), c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H).
+
+    P is H but for a projection.
+    """
     weights = _named(packed.parameters if packed is not None else parameters)
     h_0 = _or_zeros(h_0, h_n)
     if cell.kind == "LSTM":
         assert c_n is not None
         given = x, h_0, _or_zeros(c_0, c_n), weights
-        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets, *cell[1:])
+        options = *cell.of_lstm, seed, first_step
+        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets, *options)
         targets: tuple[Array | None, ...] = (output, h_n, c_n, cells, gates)
     elif cell.kind == "GRU":
-        results = reference.gru_forward(x, h_0, weights, lengths, resets)
+        results = reference.gru_forward(x, h_0, weights, lengths, resets, cell.reset_after)
         targets = (output, h_n, gates)
     else:
         results = reference.rnn_forward(x, h_0, weights, cell.activations[0], lengths, resets)
@@ -114,35 +129,28 @@ def backward(
     d_cells: Array | None,
     lengths: Array | None = None,
     resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None:
-    """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells."""
-    state = np.empty((output.shape[1], output.shape[2]), output.dtype)
-    weights, h_0 = _named(parameters), _or_zeros(h_0, state)
-    errors, d_h_n = _or_zeros(d_output, output), _or_zeros(d_h_n, state)
+    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells."""
+    weights, state = _named(parameters), np.empty(output.shape[1:], output.dtype)
+    h_0, d_h_n, errors = _or_zeros(h_0, state), _or_zeros(d_h_n, state), _or_zeros(d_output, output)
     if cell.kind == "LSTM":
         assert cells is not None
         assert gates is not None
+        state = np.empty(cells.shape[1:], cells.dtype)
+        tape = x, h_0, _or_zeros(c_0, state), weights, output, cells, gates
+        options = *cell.of_lstm, seed, first_step
         dx, dh, dc, d_weights, *steps = reference.lstm_backward(
-            x,
-            h_0,
-            _or_zeros(c_0, state),
-            weights,
-            output,
-            cells,
-            gates,
-            errors,
-            d_h_n,
-            _or_zeros(d_c_n, state),
-            lengths,
-            resets,
-            *cell[1:],
+            *tape, errors, d_h_n, _or_zeros(d_c_n, state), lengths, resets, *options
         )
         results: tuple[Array, ...] = (dx, dh, dc, *steps)
         targets: tuple[Array | None, ...] = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
     else:
         if cell.kind == "GRU":
             assert gates is not None
-            found = reference.gru_backward(x, h_0, weights, output, gates, errors, d_h_n, lengths, resets)
+            given = x, h_0, weights, output, gates, errors, d_h_n, lengths, resets
+            found = reference.gru_backward(*given, cell.reset_after)
         else:
             kind = cell.activations[0]
             found = reference.rnn_backward(x, h_0, weights, output, errors, d_h_n, kind, lengths, resets)
@@ -157,7 +165,7 @@ def backward(
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:
     assert parameters is not None
-    return {n: array for n, array in zip(_NAMES, parameters, strict=True) if array is not None}
+    return {n: array for n, array in zip(_NAMES, parameters, strict=False) if array is not None}
 
 
 def _or_zeros(array: Array | None, like: Array) -> Array:
@@ -165,21 +173,21 @@ def _or_zeros(array: Array | None, like: Array) -> Array:
 
 
 class Stream:
-    """One sequence, or a batch of them, step by step; `h` and `c` (B,H) are updated in place.
+    """One sequence, or a batch of them, step by step; `h` (B,P) and `c` (B,H) are updated in place.
 
-    A `batch_size` of 0 with states of one row means unbatched: x (I,), output (H,).
+    A `batch_size` of 0 with states of one row means unbatched: x (I,), output (P,).
     """
 
     def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array | None) -> None:
         self._packed, self._h, self._c = packed, h, c
         self._weights = _named(packed.parameters)
-        H, I = h.shape[1], self._weights["weight_ih"].shape[1]
+        P, I = h.shape[1], self._weights["weight_ih"].shape[1]
         batched = batch_size > 0 or len(h) == 0
         self._x_shape = (batch_size, I) if batched else (I,)
-        self._out_shape = (batch_size, H) if batched else (H,)
+        self._out_shape = (batch_size, P) if batched else (P,)
 
     def step(self, x: Any, out: Array | None = None) -> Array:
-        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,P) or (P,)."""
         dtype = self._h.dtype
         array = np.asarray(x)
         if array.dtype.newbyteorder("=") not in (dtype, np.dtype(np.float32)):

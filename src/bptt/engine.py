@@ -107,6 +107,11 @@ class Engine:
         return self._layout.hidden_size
 
     @property
+    def proj_size(self) -> int:
+        """P, or 0 without a projection."""
+        return self._layout.proj_size
+
+    @property
     def num_layers(self) -> int:
         """L."""
         return self._layout.layers
@@ -151,14 +156,14 @@ class Engine:
         x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
             Of the engine's dtype; a float64 engine takes float32 too.
         state : tuple of array_like, optional
-            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H).
+            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H); h_0 with P in place of H if projected.
         lengths, resets
             As for a call of the layer.
 
         Returns
         -------
         output : ndarray
-            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H); D*P if projected.
         (h_n, c_n) : tuple of ndarray
             The state after the last step, shaped like `state`.
 
@@ -237,7 +242,7 @@ class Stream:
 
         x : array_like, (I,) or (B, I)
             Of the engine's dtype; a float64 engine takes float32 too.
-        out : ndarray, (H,) or (B, H), optional
+        out : ndarray, (H,) or (B, H), P in place of H if projected, optional
             Where to write the output; C-contiguous, of the engine's dtype, apart from x. By default a new
             array.
         """,
@@ -253,8 +258,9 @@ class Stream:
         self.engine = engine
         self.batch_size = None if batch_size is None else rows
         self._core = _backend.core() if rows else _reference_core  # the kernels need a row; NumPy does not
-        self._h = np.zeros((engine.num_layers, rows, engine.hidden_size), engine.dtype)
-        self._c = np.zeros_like(self._h) if engine._layout.has_cell_state else None
+        layout, states = engine._layout, (engine.num_layers, rows)
+        self._h = np.zeros((*states, layout.width), engine.dtype)
+        self._c = np.zeros((*states, layout.hidden_size), engine.dtype) if layout.has_cell_state else None
         self._packs = engine._packed(self._core)
         size = self.batch_size or 0
         self._streams = [
@@ -307,7 +313,7 @@ class Stream:
 
         Returns
         -------
-        ndarray, (T, B, H) or (T, H)
+        ndarray, (T, B, H) or (T, H), P in place of H if projected
             The output of every step; the same bits as from T calls of ``step``.
 
         Raises

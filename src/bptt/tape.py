@@ -61,7 +61,10 @@ class Tape:
 
     @property
     def output(self) -> NDArray[Any]:
-        """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H)."""
+        """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H).
+
+        With a projection there is P in place of H, here and in all that is h.
+        """
         return _read_only(self._layout.as_given(self._output, self._batched))
 
     @property
@@ -94,8 +97,8 @@ class Tape:
         return _read_only(ordered)
 
     def __repr__(self) -> str:
-        _, T, B, H = self._kept.hidden.shape
-        return f"Tape(T={T}, B={B}, H={H}, {self._layout.dtype})"
+        _, T, B, _ = self._kept.hidden.shape
+        return f"Tape(T={T}, B={B}, H={self._layout.hidden_size}, {self._layout.dtype})"
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -117,8 +120,8 @@ class Gradients:
     parameters : Parameters
         Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
     hidden, cells : ndarray or None
-        With ``steps=True``, (L*D, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself
-        and from all later steps. Else None.
+        With ``steps=True``, (L*D, T, B, H), or P for h with a projection: the whole gradient that reaches h_t
+        and c_t, from step t itself and from all later steps. Else None.
 
     Examples
     --------

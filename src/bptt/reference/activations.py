@@ -1,15 +1,16 @@
 """The activations, and the slope of each as a function of the activated value."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .arrays import Array
 
 __all__ = ["ACTIVATIONS", "sigmoid"]
 
 
-def sigmoid(z: NDArray[Any]) -> NDArray[Any]:
+def sigmoid(z: Array) -> Array:
     """Logistic function 1 / (1 + exp(-z)), elementwise.
 
     The exponential is taken of minus the absolute value alone, so it cannot overflow, and the far negative
@@ -34,9 +35,8 @@ def sigmoid(z: NDArray[Any]) -> NDArray[Any]:
     return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
 
 
-Function = Callable[[NDArray[Any]], NDArray[Any]]
+Function: TypeAlias = Callable[[Array], Array]
 
-# Activation, and its slope as a function of the activated value.
 ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "sigmoid": (sigmoid, lambda y: y * (1 - y)),
     "hard_sigmoid": (

@@ -52,6 +52,7 @@ def sizes_and_dtype(
         expected = tuple(sizes[letter] for letter in letters)
         if array.shape != expected:
             raise ValueError(f"{name}: expected shape {form} = {expected}, got {array.shape}")
-    if sizes["H"] == 0:
-        raise ValueError(f"h_0: expected H >= 1, got shape {arrays['h_0'].shape}")
+    for letter in ("P", "H"):
+        if sizes.get(letter) == 0:
+            raise ValueError(f"h_0: expected {letter} >= 1, got shape {arrays['h_0'].shape}")
     return sizes, np.result_type(*arrays.values(), *weights.values())

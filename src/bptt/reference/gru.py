@@ -29,8 +29,9 @@ def gru_forward(
     weights: Mapping[str, Array],
     lengths: Array | None = None,
     resets: Array | None = None,
+    reset_after: bool = True,
 ) -> tuple[Array, Array, Array]:
-    """One GRU layer in one direction over a whole sequence, its reset gate after the recurrent product.
+    """One GRU layer in one direction over a whole sequence.
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ def gru_forward(
         ``bias_ih`` and ``bias_hh`` (3*H).
     lengths, resets
         As for `lstm_forward`.
+    reset_after : bool
+        Whether the reset gate scales the recurrent product of the candidate, or the state before it.
 
     Returns
     -------
@@ -51,7 +54,8 @@ def gru_forward(
     h_n : ndarray, (B, H)
         The state after the last step.
     gates : ndarray, (T, B, 4, H)
-        The gates r, z, n of every step, and the recurrent part of n before r scales it.
+        The gates r, z, n of every step, and the recurrent part of n before r scales it; with the reset gate
+        before the product, r * h_{t-1} in its place.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def gru_forward(
 
     Notes
     -----
-    Cho et al. (2014); this form of the candidate is that of cuDNN and torch.
+    Cho et al. (2014), whose reset gate stands before the product; after it, as in cuDNN and torch.
 
     Examples
     --------
@@ -86,10 +90,14 @@ def gru_forward(
             z_r = b_r + x_t @ W_ih_r.T + h @ W_hh_r.T  # (G1)
             z_z = b_z + x_t @ W_ih_z.T + h @ W_hh_z.T  # (G2)
             z_n = b_n + x_t @ W_ih_n.T  # (G3)
-            m = b_m + h @ W_hh_n.T  # (G4)
             r = sigmoid(z_r)  # (G5)
             z = sigmoid(z_z)  # (G6)
-            n = np.tanh(z_n + r * m)  # (G7)
+            if reset_after:
+                m = b_m + h @ W_hh_n.T  # (G4)
+                n = np.tanh(z_n + r * m)  # (G7)
+            else:
+                m = r * h  # (G21)
+                n = np.tanh(b_m + z_n + m @ W_hh_n.T)  # (G22)
             h = n + z * (h - n)  # (G8)
             output[t] = np.where(on, h, 0)
             gates[t] = np.where(on[:, :, None], np.stack([r, z, n, m], axis=1), 0)
@@ -107,12 +115,13 @@ def gru_backward(
     d_h_n: Array,
     lengths: Array | None = None,
     resets: Array | None = None,
+    reset_after: bool = True,
 ) -> tuple[Array, Array, dict[str, Array], Array]:
     """Gradient of one GRU layer: backpropagation through time over the whole sequence.
 
     Parameters
     ----------
-    x, h_0, weights, lengths, resets
+    x, h_0, weights, lengths, resets, reset_after
         What `gru_forward` was given.
     output, gates : ndarray
         What it returned: (T, B, H) and (T, B, 4, H).
@@ -148,6 +157,7 @@ def gru_backward(
     sizes, dtype = sizes_and_dtype(_SHAPES, weights, **tape, d_output=d_output, d_h_n=d_h_n)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     W_ih, W_hh = weights["weight_ih"], weights["weight_hh"]
+    W_hh_r, W_hh_z, W_hh_n = np.split(W_hh, 3)
 
     dx, d_hidden = np.empty(x.shape, dtype), np.empty(output.shape, dtype)
     dW_ih, dW_hh = np.zeros((3 * H, sizes["I"]), dtype), np.zeros((3 * H, H), dtype)
@@ -163,15 +173,22 @@ def gru_backward(
             dh = np.where(on, d_output[t], 0) + dh_rec  # (G9)
             dz_z = dh * (h_prev - n) * z * (1 - z)  # (G10)
             dz_n = dh * (1 - z) * (1 - n**2)  # (G11)
-            dm = dz_n * r  # (G12)
-            dz_r = dz_n * m * r * (1 - r)  # (G13)
-            dz_ih = np.concatenate([dz_r, dz_z, dz_n], axis=1)
-            dz_hh = np.concatenate([dz_r, dz_z, dm], axis=1)
             past = dh * z  # (G14)
-            dh_rec = dz_hh @ W_hh + past  # (G15)
+            if reset_after:
+                dm = dz_n * r  # (G12)
+                dz_r = dz_n * m * r * (1 - r)  # (G13)
+                dz_hh = np.concatenate([dz_r, dz_z, dm], axis=1)
+                dh_rec = dz_hh @ W_hh + past  # (G15)
+                dW_hh += dz_hh.T @ h_prev  # (G18)
+            else:
+                dm = dz_n @ W_hh_n  # (G23)
+                dz_r = dm * h_prev * r * (1 - r)  # (G24)
+                dz_hh = np.concatenate([dz_r, dz_z, dz_n], axis=1)
+                dh_rec = dz_r @ W_hh_r + dz_z @ W_hh_z + past + dm * r  # (G25)
+                dW_hh += np.concatenate([dz_hh[:, : 2 * H].T @ h_prev, dz_n.T @ m])  # (G26)
+            dz_ih = np.concatenate([dz_r, dz_z, dz_n], axis=1)
             dx[t] = dz_ih @ W_ih  # (G16)
             dW_ih += dz_ih.T @ x_t  # (G17)
-            dW_hh += dz_hh.T @ h_prev  # (G18)
             db_ih += dz_ih.sum(axis=0)  # (G19)
             db_hh += dz_hh.sum(axis=0)  # (G20)
             d_hidden[t] = dh
