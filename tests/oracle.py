@@ -1,7 +1,7 @@
 """An oracle for every option of the cells: rows one by one, steps one by one, gradients by torch's autograd.
 
-It shares nothing with the library but the names of a layer's settings and parameters: no masks for lengths, no
-sorted or turned arrays, the generator in Python's integers.
+It shares nothing with the library but the names of a layer's settings and parameters: no masks for lengths,
+no sorted or turned arrays, the generator in Python's integers.
 """
 
 from typing import Any

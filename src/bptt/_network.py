@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -465,8 +466,8 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
     if parts is None:
         return None
     if directions == 2:
-        T, B = parts.shape[1:3]
-        turned = [course.turned(part.reshape(T, B, -1), n % 2) for n, part in enumerate(parts)]
+        tokens, size = parts.shape[1:3], math.prod(parts.shape[3:])
+        turned = [course.turned(part.reshape(*tokens, size), n % 2) for n, part in enumerate(parts)]
         parts = np.stack(turned).reshape(parts.shape)
     return course.unsorted(parts, 2)
 
