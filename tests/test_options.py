@@ -182,6 +182,66 @@ def test_kernels_against_the_reference(cell, sizes, layers, bidirectional, threa
                     assert_close(found, expected, tolerance)
 
 
+@NATIVE
+@pytest.mark.parametrize("variant", bptt.variants())
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_variant(cell, variant):
+    layer, *arrays, rng = case(cell, 2, True, (9, 11, 5, 37), np.float32, seed=1)
+    given = spans_of(rng, 9, 11, True, True)
+    with bptt.backend("reference"):
+        expected = trained(layer.astype(np.float64), *arrays, rng=2, **given)
+    active = bptt.active_variant()
+    try:
+        bptt.use_variant(variant)
+        assert_close(trained(layer, *arrays, rng=2, **given), expected, 2e-5)
+    finally:
+        bptt.use_variant(active)
+
+
+@NATIVE
+@pytest.mark.parametrize("cell", CELLS)
+def test_bits_of_a_row_are_those_of_the_row_alone(cell):
+    layer, x, *_, rng = case(cell, 2, True, (13, 21, 6, 24), np.float32)
+    lengths = rng.integers(0, 14, 21)
+    for threads in (1, 2):
+        with bptt.num_threads(threads):
+            output, states = layer(x, lengths=lengths)
+        for b, n in enumerate(lengths):
+            alone, states_alone = layer(x[:n, b : b + 1])
+            np.testing.assert_array_equal(output[:n, b], alone[:, 0])
+            for found, expected in zip(pair(states), pair(states_alone), strict=True):
+                np.testing.assert_array_equal(found[:, b], expected[:, 0])
+
+
+@NATIVE
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_change_no_bit_of_a_training_step(cell):
+    layer, *arrays, rng = case(cell, 2, True, (12, 9, 6, 40), np.float32)
+    given = spans_of(rng, 12, 9, True, True)
+    for seed in (None, 4):
+        with bptt.num_threads(1):
+            one = trained(layer, *arrays, rng=seed, **given)
+        with bptt.num_threads(2):
+            two = trained(layer, *arrays, rng=seed, **given)
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_is_never_read(core, cell):
+    layer, x, state, errors, d_state, _ = case(cell, 2, True)
+    lengths = np.array([0, 7, 3, 5, 1])
+    clean = trained(layer, x, state, errors, d_state, rng=1, lengths=lengths)
+    for b, n in enumerate(lengths):
+        x[n:, b], errors[n:, b] = np.nan, np.nan
+    found = trained(layer, x, state, errors, d_state, rng=1, lengths=lengths)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, clean[name], err_msg=name)
+    for b, n in enumerate(lengths):
+        for name in ("output", "d_x"):
+            assert not found[name][n:, b].any()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_inference_engine_and_stream(core, cell):
     layer, x, state, *_ = case(cell, 2, dtype=np.float32)
