@@ -5,7 +5,7 @@ from typing import Any, Final, NoReturn, TypeAlias, final
 from numpy.typing import NDArray
 
 _Array: TypeAlias = NDArray[Any]
-_Parameters: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]
+_Parameters: TypeAlias = tuple[_Array | None, ...]  # matrices, biases, peepholes, projection
 
 CELLS: Final[dict[str, int]]
 ACTIVATIONS: Final[dict[str, int]]
@@ -18,6 +18,10 @@ class Cell:
         activations: tuple[str, ...] = (),
         coupled: bool = False,
         cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        recurrent_dropout: float = 0,
+        zoneout: float = 0,
+        reset_after: bool = True,
     ) -> None: ...
 
 @final
@@ -50,6 +54,8 @@ def forward(
     gates: _Array | None,
     lengths: _Array | None = None,
     resets: _Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None: ...
 def backward(
     cell: Cell,
@@ -72,6 +78,8 @@ def backward(
     d_cells: _Array | None,
     lengths: _Array | None = None,
     resets: _Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None: ...
 def variants() -> tuple[str, ...]: ...
 def active_variant() -> str: ...

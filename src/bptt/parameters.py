@@ -233,12 +233,8 @@ def layer_shapes(
 
 
 def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
-    """Return what the kernels take of each part: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole.
-
-    With a projection also weight_hr.
-    """
-    kinds = _KINDS if "weight_hr_l0" in parameters else _KINDS[:-1]
-    return [tuple(parameters.get(name + end) for name in kinds) for end in suffixes(layers, directions)]
+    """Return what the kernels take of each part: matrices, biases, peepholes and projection; None: not there."""
+    return [tuple(parameters.get(name + end) for name in _KINDS) for end in suffixes(layers, directions)]
 
 
 def initialise(parameters: Parameters, bound: float, seed: Any) -> None:
