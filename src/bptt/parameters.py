@@ -233,7 +233,7 @@ def layer_shapes(
 
 
 def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
-    """Return what the kernels take of each part: matrices, biases, peepholes and projection; None: not there."""
+    """Return what the kernels take of each part: matrices, biases, peepholes, projection; None: not there."""
     return [tuple(parameters.get(name + end) for name in _KINDS) for end in suffixes(layers, directions)]
 
 
