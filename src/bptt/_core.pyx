@@ -66,7 +66,7 @@ cdef class Cell:
 
 
 cdef int fill_sizes(bptt_problem *p, Cell cell, tuple parameters) except -1:
-    weight_ih, weight_hh, weight_hr = parameters[0], parameters[1], parameters[5]
+    weight_ih, weight_hh, _, _, _, weight_hr = parameters
     p[0] = cell.problem
     if weight_hh.dtype.num == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
