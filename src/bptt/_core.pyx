@@ -228,51 +228,80 @@ def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cell
 
 @cython.final
 cdef class Stream:
-    """One step at a time from states h, c (B,H) that are updated in place; batch_size 0: unbatched, x (I,)."""
-    cdef bptt_problem problem
-    cdef Packed packed
-    cdef object h, c, x_shape
-    cdef Block workspace
-    cdef int type_num, ndim, busy
-    cdef cnp.npy_intp out_shape[2]
+    """One step at a time through all layers, from states h (L,B,W), c (L,B,H) that are updated in place.
+
+    `packs` are the weights of the layers, first to last; batch_size 0: unbatched, x (I,).
+    """
+    cdef Block block, hidden  # the problems; outputs of layers below the last
+    cdef bptt_problem *problems
+    cdef object packs, workspaces, h, c, x_shape, out_shape
+    cdef int type_num, ndim, busy, layers
+    cdef int64_t width
+    cdef cnp.npy_intp out_dims[2]
     cdef double flops
 
-    def __init__(self, Packed packed, int64_t batch_size, h, c):
-        cdef bptt_problem *p = &self.problem
-        self.packed, self.h, self.c = packed, h, c
-        self.problem = packed.problem
-        p.T, p.B, p.split, p.hoist = 1, h.shape[0], hint.split, hint.hoist
-        p.h_0 = p.h_n = take(h, p.dtype, p.B * width(p), "h")
-        p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
-        self.workspace = scratch(p, BPTT_FORWARD)
-        self.type_num = cnp.NPY_FLOAT32 if p.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+    def __init__(self, tuple packs, int64_t batch_size, h, c):
+        cdef bptt_problem *p
+        cdef Packed packed = packs[0]
+        cdef Block workspace
+        cdef int64_t row = 0
+        cdef int n
+        self.packs, self.layers, self.h, self.c, self.workspaces = packs, len(packs), h, c, []
+        self.block = take_block(self.layers * sizeof(bptt_problem))
+        self.problems = p = <bptt_problem *>self.block.memory
+        self.type_num = cnp.NPY_FLOAT32 if packed.problem.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+        for n, packed in enumerate(packs):
+            p = self.problems + n
+            p[0] = packed.problem
+            p.T, p.B, p.split, p.hoist = 1, h.shape[1], hint.split, hint.hoist
+            p.h_0 = p.h_n = take(h[n], p.dtype, p.B * width(p), "h")
+            p.c_0 = p.c_n = take(None if c is None else c[n], p.dtype, p.B * p.H, "c")
+            workspace = scratch(p, BPTT_FORWARD)
+            self.workspaces.append(workspace)
+            self.flops += 8.0 * p.B * p.H * (p.I + p.H)
+            if n:
+                p.x = self.problems[n - 1].output
+            if n + 1 < self.layers:
+                if n == 0:
+                    row = p.B * width(p) * <int64_t>h.itemsize
+                    self.hidden = take_block((self.layers - 1) * row)
+                p.output = <char *>self.hidden.memory + n * row
+        self.width = width(p)
         self.ndim = 2 if batch_size else 1
-        self.x_shape = (p.B, p.I)[2 - self.ndim:]
-        self.out_shape[0], self.out_shape[1] = (p.B if batch_size else width(p)), width(p)
-        self.flops = 8.0 * p.B * p.H * (p.I + p.H)
+        self.x_shape = (p.B, self.problems.I)[2 - self.ndim:]
+        self.out_shape = (p.B, self.width)[2 - self.ndim:]
+        self.out_dims[0], self.out_dims[1] = (p.B if batch_size else self.width), self.width
 
     def step(self, x, out=None):
-        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
-        cdef bptt_problem *p = &self.problem
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,W) or (W,)."""
         cdef bptt_status status
-        if not self.ready(x, self.x_shape[0], p.I):
+        if not self.ready(x, self.problems.B if self.ndim == 2 else self.problems.I, self.problems.I):
             x = self.converted(x)
         if out is None:
-            out = cnp.PyArray_EMPTY(self.ndim, self.out_shape, self.type_num, 0)
+            out = cnp.PyArray_EMPTY(self.ndim, self.out_dims, self.type_num, 0)
         else:
             self.check_out(x, out)
         if self.busy:
             raise RuntimeError("Stream.step: another thread is inside a step of this stream")
-        p.x, p.output = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
+        self.problems[0].x, self.problems[self.layers - 1].output = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         if self.flops < SHORT_FLOPS:
-            status = bptt_forward(p)
+            status = self.advance()
         else:
             self.busy = 1
             with nogil:
-                status = bptt_forward(p)
+                status = self.advance()
             self.busy = 0
         raise_status(status)
         return out
+
+    cdef bptt_status advance(self) noexcept nogil:
+        cdef bptt_status status = BPTT_OK
+        cdef int n
+        for n in range(self.layers):
+            status = bptt_forward(self.problems + n)
+            if status != BPTT_OK:
+                break
+        return status
 
     cdef bint ready(self, object array, int64_t first, int64_t last) noexcept:
         """Whether an array can be read as it is."""
@@ -291,13 +320,12 @@ cdef class Stream:
             raise ValueError(f"x: expected shape {self.x_shape}, got {array.shape}")
         return cnp.PyArray_FROM_OTF(array.astype(self.h.dtype), self.type_num, cnp.NPY_ARRAY_CARRAY_RO)
 
-    cpdef int check_out(self, object x, object out) except -1:
+    cdef int check_out(self, object x, object out) except -1:
         """Raise unless a step from `x` can write its output to `out`."""
         if not cnp.PyArray_CheckExact(out) or cnp.PyArray_TYPE(out) != self.type_num:
             raise TypeError(f"out: expected an array of {self.h.dtype}, got {getattr(out, 'dtype', type(out))}")
-        expected = (self.problem.B, width(&self.problem))[2 - self.ndim:]
-        if out.shape != expected:
-            raise ValueError(f"out: expected shape {expected}, got {out.shape}")
+        if out.shape != self.out_shape:
+            raise ValueError(f"out: expected shape {self.out_shape}, got {out.shape}")
         if not cnp.PyArray_ISCARRAY(out):
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
         for other in (x, self.h, self.c):

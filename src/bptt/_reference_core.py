@@ -173,16 +173,16 @@ def _or_zeros(array: Array | None, like: Array) -> Array:
 
 
 class Stream:
-    """One sequence, or a batch of them, step by step; `h` (B,P) and `c` (B,H) are updated in place.
+    """One sequence, or a batch of them, step by step; `h` (L,B,P) and `c` (L,B,H) are updated in place.
 
     A `batch_size` of 0 with states of one row means unbatched: x (I,), output (P,).
     """
 
-    def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array | None) -> None:
-        self._packed, self._h, self._c = packed, h, c
-        self._weights = _named(packed.parameters)
-        P, I = h.shape[1], self._weights["weight_ih"].shape[1]
-        batched = batch_size > 0 or len(h) == 0
+    def __init__(self, packs: tuple[Packed, ...], batch_size: int, h: Array, c: Array | None) -> None:
+        self._packs, self._h, self._c = packs, h, c
+        self._weights = [array for packed in packs for array in packed.parameters if array is not None]
+        P, I = h.shape[2], self._weights[0].shape[1]
+        batched = batch_size > 0 or h.shape[1] == 0
         self._x_shape = (batch_size, I) if batched else (I,)
         self._out_shape = (batch_size, P) if batched else (P,)
 
@@ -196,12 +196,13 @@ class Stream:
             raise ValueError(f"x: expected shape {self._x_shape}, got {array.shape}")
         if out is not None:
             self.check_out(array, out)
-        sequence = array.astype(dtype).reshape(1, len(self._h), self._weights["weight_ih"].shape[1])
-        output, states = np.empty((1, *self._h.shape), dtype), (self._h, self._c)
-        forward(self._packed.cell, 1, None, self._packed, sequence, *states, output, *states, None, None)
-        h = output[0]
+        rows = array.astype(dtype).reshape(1, self._h.shape[1], self._weights[0].shape[1])
+        for n, packed in enumerate(self._packs):
+            output, states = np.empty_like(self._h[:1]), (self._h[n], None if self._c is None else self._c[n])
+            forward(packed.cell, 1, None, packed, rows, *states, output, *states, None, None)
+            rows = output
         out = np.empty(self._out_shape, dtype) if out is None else out
-        out[...] = h.reshape(self._out_shape)
+        out[...] = rows.reshape(self._out_shape)
         return out
 
     def check_out(self, x: Array, out: Array) -> None:
@@ -216,6 +217,6 @@ class Stream:
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
         if any(
             np.may_share_memory(out, other)
-            for other in (x, self._h, *([] if self._c is None else [self._c]), *self._weights.values())
+            for other in (x, self._h, *([] if self._c is None else [self._c]), *self._weights)
         ):
             raise ValueError("out: overlaps the input or the state of the stream")

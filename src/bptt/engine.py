@@ -235,7 +235,6 @@ class Stream:
         "_core": None,
         "_h": None,
         "_packs": None,
-        "_streams": None,
         "batch_size": "B, or None for a single sequence.",
         "engine": "The engine whose weights the stream uses.",
         "step": """``step(x, out=None)``: advance by one step and return the output of the layer.
@@ -263,25 +262,7 @@ class Stream:
         self._c = np.zeros((*states, layout.hidden_size), engine.dtype) if layout.has_cell_state else None
         self._packs = engine._packed(self._core)
         size = self.batch_size or 0
-        self._streams = [
-            self._core.Stream(packed, size, h, c)
-            for packed, h, c in zip(self._packs, self._h, self._each_c(), strict=True)
-        ]
-        self.step = self._streams[0].step if engine.num_layers == 1 else self._stacked_step
-
-    def _each_c(self) -> list[NDArray[Any] | None]:
-        """Return c of each layer, or as many times None."""
-        return [None] * len(self._h) if self._c is None else list(self._c)
-
-    def _stacked_step(self, x: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Every layer advances by one step on the output of the one below."""
-        if out is not None:  # before the first layer advances
-            for stream in self._streams:
-                stream.check_out(np.asarray(x), out)
-        for stream in self._streams[:-1]:
-            x = stream.step(x)
-        result: NDArray[Any] = self._streams[-1].step(x, out)
-        return result
+        self.step = self._core.Stream(tuple(self._packs), size, self._h, self._c).step
 
     @property
     def _layout(self) -> Layout:
