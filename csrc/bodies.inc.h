@@ -11,8 +11,18 @@
 
 #include "pack.inc.h"
 
+#include "draw.inc.h"
+
+#include "step.inc.h"
+
+#include "second.inc.h"
+
 #include "forward.inc.h"
 
 #include "dz.inc.h"
+
+#include "backstep.inc.h"
+
+#include "tokens.inc.h"
 
 #include "backward.inc.h"

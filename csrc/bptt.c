@@ -18,17 +18,19 @@ static int options_fit(const bptt_problem *p) {
     if (p->activations[n] < 0 || p->activations[n] >= BPTT_ACTIVATIONS)
       return 0;
   if (p->cell == BPTT_LSTM)
-    return (p->coupled == 0 || p->coupled == 1) && p->cell_clip >= 0;
-  return !p->coupled && p->cell_clip == 0 && !p->activations[1] && !p->activations[2] &&
-         (p->cell == BPTT_RNN || !p->activations[0]);
+    return (p->coupled == 0 || p->coupled == 1) && p->cell_clip >= 0 && p->proj_clip >= 0 && !p->reset_before &&
+           p->recurrent_dropout >= 0 && p->recurrent_dropout < 1 && p->zoneout >= 0 && p->zoneout < 1;
+  return !p->coupled && p->cell_clip == 0 && !p->P && p->recurrent_dropout == 0 && p->zoneout == 0 &&
+         !p->activations[1] && !p->activations[2] && (p->cell == BPTT_RNN ? !p->reset_before : !p->activations[0]);
 }
 
 static bptt_status check_sizes(const bptt_problem *p) {
-  if (p->T < 0 || p->B < 0 || p->I < 0 || p->H < 1)
+  if (p->T < 0 || p->B < 0 || p->I < 0 || p->H < 1 || p->P < 0 || p->first_step < 0)
     return BPTT_BAD_SIZE;
-  if (p->I > INT64_C(1) << 40 || p->H > INT64_C(1) << 40 || p->T > INT64_C(1) << 56 || p->B > INT64_C(1) << 56)
+  if (p->I > INT64_C(1) << 40 || p->H > INT64_C(1) << 40 || p->P > INT64_C(1) << 40 || p->T > INT64_C(1) << 56 ||
+      p->B > INT64_C(1) << 56)
     return BPTT_BAD_SIZE;
-  if (overflows(p->T, p->B, p->I + 16 * p->H) || overflows(16, p->H, p->I + p->H))
+  if (overflows(p->T, p->B, p->I + p->P + 16 * p->H) || overflows(16, p->H, p->I + p->H + p->P))
     return BPTT_BAD_SIZE;
   if (p->cell < 0 || p->cell >= BPTT_CELLS || !options_fit(p) || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) ||
       p->threads < 1 || p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 ||
@@ -38,7 +40,7 @@ static bptt_status check_sizes(const bptt_problem *p) {
 }
 
 static int has_weights(const bptt_problem *p) {
-  return (p->weight_ih || p->I == 0) && p->weight_hh;
+  return (p->weight_ih || p->I == 0) && p->weight_hh && !p->weight_hr == !p->P;
 }
 
 static const bptt_kernels *kernels_for(const bptt_problem *p) {
@@ -64,7 +66,8 @@ static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels *
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_FORWARD && (!p->h_n || (lstm && !p->c_n)) && p->B)
     return BPTT_BAD_ARGUMENT;
-  if (op == BPTT_BACKWARD && ((!p->gates && tokens && p->cell != BPTT_RNN) || (p->d_weight_ih && !p->d_weight_hh)))
+  if (op == BPTT_BACKWARD && ((!p->gates && tokens && p->cell != BPTT_RNN) || (p->d_weight_ih && !p->d_weight_hh) ||
+                              (p->P && p->d_weight_hh && !p->d_weight_hr)))
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && p->accumulate != 0 && p->accumulate != 1)
     return BPTT_BAD_ARGUMENT;

@@ -2,8 +2,8 @@
  *
  * The library never allocates, prints, exits or keeps state between calls (but for the active variant and the
  * threads that OpenMP holds). All memory is the caller's; every array is C-contiguous with elements of `dtype`.
- * Shapes use T steps, B batch rows, I inputs, H hidden units, G gates: 4 for the LSTM, in the order i,f,g,o; 3 for the
- * GRU, r,z,n, whose reset gate acts after the product; 1 for the RNN. Only the LSTM has a cell state: for the others
+ * Shapes use T steps, B batch rows, I inputs, H hidden units, W numbers in h: H, or P with a projection; G gates: 4 for
+ * the LSTM, in the order i,f,g,o; 3 for the GRU, r,z,n; 1 for the RNN. Only the LSTM has a cell state: for the others
  * c_0, c_n, cells, d_c_n, d_c_0, d_cells and the peepholes are NULL.
  * NULL is allowed exactly where a comment says so. Errors come back as a status, never by any other way.
  */
@@ -58,26 +58,38 @@ typedef struct {
   int32_t hoist;   /* bptt_hoist */
   int32_t activations[3]; /* bptt_activation; of the LSTM: gates, candidate, output; of the RNN: the first */
   int32_t coupled;        /* LSTM: the forget gate is 1 - input gate; row block f of the parameters is not used */
+  int32_t reset_before;   /* GRU: the reset gate scales h_{t-1} before the product with the candidate's weights */
+  int32_t draws;          /* whether recurrent_dropout and zoneout draw from `seed`; else the first is off and zoneout
+                             takes its expectation */
+  int64_t P;              /* LSTM: numbers in h_t = weight_hr (o * tanh(c_t)); 0: no projection */
   double cell_clip;       /* LSTM: c_t is held between minus this and this; 0: not at all */
+  double proj_clip;       /* LSTM with P: as cell_clip, for h_t */
+  double recurrent_dropout; /* LSTM: share of h_{t-1} that the product with weight_hh does not see, the same for all
+                               steps of a row; the rest is scaled up; 0 or more, below 1 */
+  double zoneout;         /* LSTM: share of c_t and of h_t that stays as it was; 0 or more, below 1 */
+  uint64_t seed;
+  int64_t first_step;     /* how many steps of the sequence come before step 0, for what zoneout draws */
 
   /* Parameters, all in. */
   const void *weight_ih;       /* (G*H, I) */
-  const void *weight_hh;       /* (G*H, H) */
+  const void *weight_hh;       /* (G*H, W) */
   const void *bias_ih;         /* (G*H) or NULL */
   const void *bias_hh;         /* (G*H) or NULL */
   const void *weight_peephole; /* (3, H) rows i,f,o, or NULL */
+  const void *weight_hr;       /* (P, H), or NULL without a projection */
   const void *packed;          /* what bptt_pack() wrote, or NULL: packed anew; forward only. When given, the
-                                  five pointers above are read only for being NULL or not. */
+                                  six pointers above are read only for being NULL or not. */
 
   /* Forward. The initial states are in, the rest is out. */
   const void *x;   /* (T, B, I) in */
-  const void *h_0; /* (B, H) in, or NULL for zeros */
+  const void *h_0; /* (B, W) in, or NULL for zeros */
   const void *c_0; /* (B, H) in, or NULL for zeros */
-  void *output;    /* (T, B, H) out; h_t; in for backward */
-  void *h_n;       /* (B, H) out; may be the same array as h_0 */
+  void *output;    /* (T, B, W) out; h_t; in for backward */
+  void *h_n;       /* (B, W) out; may be the same array as h_0 */
   void *c_n;       /* (B, H) out; may be the same array as c_0 */
   void *cells;     /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
-  void *gates;     /* (T, B, 4, H) activated i,f,g,o, or r,z,n and the recurrence's part of n: as cells; NULL: RNN */
+  void *gates;     /* (T, B, 4, H) activated i,f,g,o, or r,z,n and the recurrence's part of n (with reset_before:
+                      r * h_{t-1}): as cells; NULL: RNN */
 
   /* Sequences of unequal length, and beginnings inside a sequence; in, for both passes. */
   const int64_t *lengths; /* (B) steps of each row, 0..T, descending; or NULL: T for all. What x and d_output hold past
@@ -87,18 +99,19 @@ typedef struct {
                             and no gradient crosses from t-1 to t there. */
 
   /* Backward: reads the parameters, x, h_0, c_0, output, cells and gates, and changes none of them. */
-  const void *d_output; /* (T, B, H) in, or NULL for zeros */
-  const void *d_h_n; /* (B, H) in, or NULL for zeros */
+  const void *d_output; /* (T, B, W) in, or NULL for zeros */
+  const void *d_h_n; /* (B, W) in, or NULL for zeros */
   const void *d_c_n; /* (B, H) in, or NULL for zeros */
   void *d_x; /* (T, B, I) out, or NULL when not wanted */
-  void *d_h_0; /* (B, H) out, or NULL */
+  void *d_h_0; /* (B, W) out, or NULL */
   void *d_c_0; /* (B, H) out, or NULL */
   void *d_weight_ih; /* (G*H, I) out, or NULL with d_weight_hh */
-  void *d_weight_hh; /* (G*H, H) out */
+  void *d_weight_hh; /* (G*H, W) out */
   void *d_bias_ih; /* (G*H) out, or NULL */
   void *d_bias_hh; /* (G*H) out, or NULL */
   void *d_weight_peephole; /* (3, H) out, or NULL */
-  void *d_hidden; /* (T, B, H) out: the gradient that reaches h_t; or NULL */
+  void *d_weight_hr; /* (P, H) out, or NULL with d_weight_hh */
+  void *d_hidden; /* (T, B, W) out: the gradient that reaches h_t; or NULL */
   void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */
   const double *step_clip; /* (3) in, by bptt_clip: elements are held between minus this and this; infinity: as they
                               are; or NULL: all as they are. What the caller gives is not clipped. */

@@ -10,6 +10,8 @@
 #define CARRIES_H 0             /* part of the gradient at h that goes past weight_hh */
 #define READS_H_PREV 0          /* the pointwise half needs h_{t-1} */
 #define READS_H 0               /* the backward pass needs h_t */
+#define HAS_SECOND 1          /* a step may have a second product */
+#define CANDIDATE_ALONE 0     /* with reset_before that is the candidate's sum */
 #endif
 
 #include "activate.inc.h"
@@ -77,6 +79,19 @@ INLINE vec NAME(cell_leave)(const vec z[GATES], const cell_options *o) {
   return z[0] * vtanh(z[1]); /* (L10) */
 }
 
+/* What the projection makes of its sum. */
+INLINE vec NAME(cell_second)(vec sum, vec saved[4], vec h_prev, const cell_options *o) {
+  (void)saved, (void)h_prev;
+  const vec bound = vset1((REAL)o->proj_clip);
+  return o->proj_clip > 0 ? vmin(bound, vmax(-bound, sum)) : sum; /* (L25) */
+}
+
+/* c_t before zoneout, from the tape. */
+INLINE vec NAME(cell_next)(const vec saved[4], vec c_prev, const cell_options *o) {
+  const vec bound = vset1((REAL)o->clip), c = vfma(saved[1], c_prev, saved[0] * saved[2]);
+  return o->clip > 0 ? vmin(bound, vmax(-bound, c)) : c;
+}
+
 /* What a step's gradients are multiplied by: known from the tape alone, so that a lone row can compute it while the
  * recursion is still waiting for step t+1. */
 typedef struct {
@@ -84,7 +99,7 @@ typedef struct {
   vec c, f;               /* dc / dh without peephole, dc_{t-1} / dc without peepholes */
 } NAME(cell_slopes);
 
-/* With lstm_special(). Nothing flows through a cell state that stands at its bound. */
+/* With lstm_special(). Nothing flows through a cell state that stands at its bound. (L33) */
 NOINLINE NAME(cell_slopes) NAME(special_slopes)(vec i, vec f, vec g, vec o, vec c, vec c_prev, const cell_options *a) {
   NAME(cell_slopes) d;
   const vec zero = vset1(0), y = NAME(activate)(c, a->output);

@@ -10,6 +10,8 @@
 #define CARRIES_H 0
 #define READS_H_PREV 0
 #define READS_H 1
+#define HAS_SECOND 0
+#define CANDIDATE_ALONE 0
 #endif
 
 #include "activate.inc.h"

@@ -36,32 +36,44 @@ INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const 
 #undef EACH
 }
 
-/* The four gates of one row side by side. */
-INLINE void NAME(gate_sum_lone)(int V, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
+/* The gates of one row side by side. */
+INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
   vec acc[4][V];
-  UNROLL for (int g = 0; g < MATRIX_GATES; g++) {
+  UNROLL for (int g = 0; g < gates; g++) {
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
   }
-  NAME(lone_product)(MATRIX_GATES, V, acc, 0, V, H, dz, H, panel, H * V * LANES);
-  UNROLL for (int v = 0; v < V; v++) sum[v] = MATRIX_GATES == 4   ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v])
-                                              : MATRIX_GATES == 3 ? (acc[0][v] + acc[1][v]) + acc[2][v]
-                                                                  : acc[0][v];
+  NAME(lone_product)(gates, V, acc, 0, V, H, dz, H, panel, H * V * LANES);
+  UNROLL for (int v = 0; v < V; v++) sum[v] = gates == 4   ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v])
+                                              : gates == 3 ? (acc[0][v] + acc[1][v]) + acc[2][v]
+                                              : gates == 2 ? acc[0][v] + acc[1][v]
+                                                           : acc[0][v];
 }
 
-/* All gates of up to ROW_BLOCK rows: sum[row][vecs][LANES], and as much again for scratch. */
-NOINLINE void NAME(gate_sums)(int rows, int vecs, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
+/* The same for any of the counts of gates that the cell has: all, one, all but the candidate. */
+INLINE void NAME(gate_sum_one)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
+  if (HAS_SECOND && __builtin_expect(gates == 1, 0))
+    NAME(gate_sum_lone)(V, 1, sum, H, dz, panel);
+  else if (CANDIDATE_ALONE && __builtin_expect(gates < MATRIX_GATES, 0))
+    NAME(gate_sum_lone)(V, MATRIX_GATES - CANDIDATE_ALONE, sum, H, dz, panel);
+  else
+    NAME(gate_sum_lone)(V, MATRIX_GATES, sum, H, dz, panel);
+}
+
+/* The first `gates` gates of up to ROW_BLOCK rows, H units each: sum[row][vecs][LANES], and as much again for scratch.
+ */
+NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                               const REAL *panel) {
   if (rows == 1) {
     vec lone[WIDE_VECS];
     if (vecs == 1)
-      NAME(gate_sum_lone)(1, lone, H, dz, panel);
+      NAME(gate_sum_one)(1, gates, lone, H, dz, panel);
     else
-      NAME(gate_sum_lone)(2, lone, H, dz, panel);
+      NAME(gate_sum_one)(2, gates, lone, H, dz, panel);
     for (int v = 0; v < vecs; v++)
       vstore(sum + v * LANES, lone[v]);
     return;
   }
-  for (int gate = 0; gate < MATRIX_GATES; gate++) {
+  for (int gate = 0; gate < gates; gate++) {
     for (int r = 0; r < rows;) {
       int n = (int)next_tile(rows - r, WIDE_ROWS);
       REAL *to = sum + r * vecs * LANES;
@@ -138,15 +150,7 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
 #define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, tile, depth, strip)
 #define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
 #define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
-      if (vecs == 4) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE4)
-      } else if (vecs == 3) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE3)
-      } else if (vecs == 2) {
-        SWITCH_ROWS(n, TILE_ROWS, CASE2)
-      } else {
-        SWITCH_ROWS(n, TILE_ROWS, CASE1)
-      }
+      SWITCH_TILE(n, TILE_ROWS, vecs, CASE)
 #undef CASE1
 #undef CASE2
 #undef CASE3

@@ -1,135 +1,4 @@
-/* A cell forward through time: tiles, one step, one thread's share of the call, the plan. */
-
-/* What one time step of one thread reads and writes; row 0 of each array is batch row 0. */
-typedef struct {
-  int64_t I, H;
-  const NAME(cell_weights) * w;
-  const REAL *x;           /* (B, I) */
-  const REAL *h_prev;      /* rows h_pitch apart: H, or 0 for the one zero row that stands for a missing state */
-  const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
-  int64_t h_pitch, c_pitch;
-  REAL *h, *c;             /* (B, H) */
-  REAL *gates;             /* (B, SAVED, H) or NULL */
-  cell_options options;
-  range rows, blocks;      /* this thread's */
-  const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
-  int64_t z_block;         /* from block to block in z */
-} NAME(forward_step);
-
-/* From the pre-activations of LANES units of row b to the cell state; leaves in z what the output needs. */
-INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
-  int64_t unit = block * LANES, H = s->H;
-  const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
-  vec saved[4], c = {0}, h_prev = {0};
-  if (HAS_CELL_STATE)
-    c = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
-  if (READS_H_PREV)
-    h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
-  NAME(cell_enter)(z, saved, &c, h_prev, peephole, &s->options);
-  if (HAS_CELL_STATE)
-    vstore_n(s->c + b * H + unit, c, lanes);
-  if (SAVED && s->gates) {
-    REAL *gates = s->gates + b * SAVED * H + unit;
-    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
-  }
-}
-
-/* Lanes in use: all but in the last block. */
-INLINE int NAME(used_lanes)(const NAME(forward_step) * s, int64_t block) {
-  return (int)min_i64(LANES, s->H - block * LANES);
-}
-
-/* The same, with whole vectors where the whole vector is in use. */
-INLINE void NAME(forward_state)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
-  if (lanes == LANES)
-    NAME(forward_cell)(s, z, b, block, LANES);
-  else
-    NAME(forward_cell)(s, z, b, block, lanes);
-}
-
-INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block,
-                                 int lanes) {
-  REAL *h = s->h + b * s->H + block * LANES;
-  vec a = NAME(cell_leave)(z, &s->options);
-  if (lanes == LANES)
-    vstore(h, a);
-  else
-    vstore_n(h, a, lanes);
-}
-
-/* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
-INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
-  const NAME(cell_weights) *w = s->w;
-  vec sum[R][GATES];
-  if (s->z) {
-    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
-    UNROLL for (int r = 0; r < R; r++) {
-      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
-    }
-  } else {
-    UNROLL for (int r = 0; r < R; r++) {
-      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
-    }
-    NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
-                       w->ih + block * s->I * MATRIX_GATES * LANES);
-  }
-  NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES, s->H, s->h_prev + b * s->h_pitch, s->h_pitch, 1,
-                     w->hh + block * s->H * MATRIX_GATES * LANES);
-  /* First all cells, then all outputs: the long chain from z to c of one row overlaps with the next one's instead of
-   * tanh(c) waiting at its end. Loops on purpose: unrolled, the cells would not fit the instruction cache. */
-  int lanes = NAME(used_lanes)(s, block);
-  for (int r = 0; r < R; r++)
-    NAME(forward_state)(s, sum[r], b + r, block, lanes);
-  for (int r = 0; r < R; r++)
-    NAME(forward_hidden)(s, sum[r], b + r, block, lanes);
-}
-
-/* One row, N blocks at once. */
-INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
-  const NAME(cell_weights) *w = s->w;
-  int64_t ih_pitch = s->I * MATRIX_GATES * LANES, hh_pitch = s->H * MATRIX_GATES * LANES;
-  vec sum[N][GATES];
-  if (s->z) {
-    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
-    UNROLL for (int n = 0; n < N; n++) {
-      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(from + n * s->z_block + g * LANES);
-    }
-  } else {
-    UNROLL for (int n = 0; n < N; n++) {
-      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(w->bias + ((block + n) * GATES + g) * LANES);
-    }
-    NAME(lone_product)(N, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
-  }
-  NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES, s->H, s->h_prev + b * s->h_pitch, 0,
-                     w->hh + block * hh_pitch, hh_pitch);
-  /* Unrolled, so that z stays in registers: the next step waits for this. */
-  int last = NAME(used_lanes)(s, block + N - 1);
-  UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
-  UNROLL for (int n = 0; n < N; n++) NAME(forward_hidden)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
-}
-
-NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
-  int64_t rows = s->rows.end - s->rows.begin;
-  if (rows == 1) {
-    for (int64_t block = s->blocks.begin; block < s->blocks.end;) {
-      int64_t n = next_tile(s->blocks.end - block, LONE_BLOCKS);
-#define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
-      SWITCH_ROWS(n, LONE_BLOCKS, CASE)
-#undef CASE
-      block += n;
-    }
-    return;
-  }
-  for (int64_t block = s->blocks.begin; block < s->blocks.end; block++) {
-    for (int64_t b = s->rows.begin; b < s->rows.end;) {
-      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
-#define CASE(R) NAME(forward_tile)(R, s, b, block)
-      SWITCH_ROWS(n, TILE_ROWS, CASE)
-#undef CASE
-      b += n;
-    }
-  }
-}
+/* A cell forward through time: the input product of a chunk, one thread's share of the call, the plan. */
 
 /* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
 INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
@@ -162,9 +31,12 @@ typedef struct {
   const bptt_problem *p;
   plan plan;
   NAME(cell_weights) w;
-  REAL *zero; /* (H) zeros, for states that are not given */
-  REAL *h_anew, *c_anew; /* (threads, B, H) and (B, H): previous states with zeros where a row starts anew */
-  REAL *z;    /* hoisted products of one chunk, all threads */
+  REAL *zero; /* (H or W) zeros, for states that are not given */
+  REAL *h_anew, *c_anew; /* (threads, B, W) and (B, H): previous states with zeros where a row starts anew */
+  REAL *mask, *h_masked; /* (threads, B, W): dropout of h_{t-1}, and what it leaves */
+  REAL *middle; /* (B, H): what goes into the projection */
+  REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
+  REAL *z; /* hoisted products of one chunk, all threads */
 } NAME(forward_job);
 
 /* The input product of steps t .. t+steps-1 for this thread's rows and blocks. */
@@ -195,12 +67,17 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
   const bptt_problem *p = job->p;
   int64_t state = p->B * p->H;
   s->x = (const REAL *)p->x + t * p->B * p->I;
-  s->h = (REAL *)p->output + t * state;
+  s->output = (REAL *)p->output + t * p->B * s->W;
+  s->h = p->P ? job->middle : s->output;
   s->c = p->cells ? (REAL *)p->cells + t * state : p->c_n;
-  s->gates = p->gates ? (REAL *)p->gates + t * SAVED * state : NULL;
-  s->h_pitch = s->c_pitch = p->H;
+  s->gates = p->gates ? (REAL *)p->gates + t * SAVED * state : job->gates;
+  s->middle = p->reset_before ? s->gates + (SAVED - 1) * p->H : s->h;
+  s->middle_pitch = p->reset_before ? SAVED * p->H : p->H;
+  s->zone = NAME(zone_of)(p, t);
+  s->h_pitch = s->seen_pitch = s->W;
+  s->c_pitch = p->H;
   if (t > 0) {
-    s->h_prev = s->h - state;
+    s->h_prev = s->h_seen = s->output - p->B * s->W;
     s->c_prev = p->cells ? s->c - state : s->c;
     return;
   }
@@ -208,8 +85,9 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
   s->c_prev = p->c_0;
   if (!p->h_0) {
     s->h_prev = job->zero;
-    s->h_pitch = 0;
+    s->h_pitch = s->seen_pitch = 0;
   }
+  s->h_seen = s->h_prev;
   if (!p->c_0) {
     s->c_prev = job->zero;
     s->c_pitch = 0;
@@ -220,31 +98,48 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
  * a step reads it whole; of c only the thread's own units. */
 static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t, int rank) {
   const bptt_problem *p = job->p;
-  int64_t H = p->H, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
+  int64_t H = p->H, W = s->W, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
   if (!any_reset(p, t, s->rows))
     return;
-  REAL *h = job->h_anew + rank * p->B * H;
+  REAL *h = job->h_anew + rank * p->B * W;
   for (int64_t b = s->rows.begin; b < s->rows.end; b++) {
     int reset = is_reset(p, t, b);
-    memcpy(h + b * H, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)H * sizeof(REAL));
+    memcpy(h + b * W, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)W * sizeof(REAL));
     if (HAS_CELL_STATE && count > 0)
       memcpy(job->c_anew + b * H + first, reset ? job->zero : s->c_prev + b * s->c_pitch + first,
              (size_t)count * sizeof(REAL));
   }
-  s->h_prev = h;
+  s->h_prev = s->h_seen = h;
   s->c_prev = job->c_anew;
-  s->h_pitch = s->c_pitch = H;
+  s->h_pitch = s->seen_pitch = W;
+  s->c_pitch = H;
+}
+
+/* What dropout leaves of the previous h, in a copy of this thread's own. */
+static void NAME(forward_dropped)(const NAME(forward_job) * job, NAME(forward_step) * s, int rank) {
+  int64_t W = s->W, own = rank * job->p->B * W;
+  for (int64_t b = s->rows.begin; b < s->rows.end; b++)
+    NAME(apply_mask)(job->h_masked + own + b * W, s->h_prev + b * s->h_pitch, job->mask + own + b * W, W);
+  s->h_seen = job->h_masked + own;
+  s->seen_pitch = W;
+}
+
+/* This thread's numbers of each row of h. */
+static range NAME(own_outputs)(const NAME(forward_step) * s) {
+  int second = s->second.end > 0;
+  int64_t each = second ? SECOND_VECS * LANES : LANES;
+  range own = second ? s->second : s->blocks;
+  return (range){min_i64(own.begin * each, s->W), min_i64(own.end * each, s->W)};
 }
 
 /* Zeros for rows past their length: this thread's units of them. */
 static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
   int64_t H = s->H, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
-  if (count <= 0)
-    return;
-  size_t bytes = (size_t)count * sizeof(REAL);
+  range own = NAME(own_outputs)(s);
+  size_t bytes = (size_t)max_i64(count, 0) * sizeof(REAL), own_bytes = (size_t)(own.end - own.begin) * sizeof(REAL);
   for (int64_t b = rows.begin; b < rows.end; b++) {
-    memset(s->h + b * H + first, 0, bytes);
-    if (!s->gates) /* c is the state then, which stays as it is */
+    memset(s->output + b * s->W + own.begin, 0, own_bytes);
+    if (!s->gates || count <= 0) /* without gates c is the state, which stays as it is */
       continue;
     if (HAS_CELL_STATE)
       memset(s->c + b * H + first, 0, bytes);
@@ -254,15 +149,16 @@ static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
 }
 
 /* h_n and c_n, each thread its own part. */
-static void NAME(forward_final)(const NAME(forward_job) * job, range rows, range blocks) {
+static void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
   const bptt_problem *p = job->p;
-  int64_t first = blocks.begin * LANES, count = min_i64(blocks.end * LANES, p->H) - first;
-  for (int64_t b = rows.begin; b < rows.end && count > 0; b++) {
+  int64_t first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, p->H) - first;
+  range own = NAME(own_outputs)(s);
+  for (int64_t b = rows.begin; b < rows.end; b++) {
     int64_t to = b * p->H + first, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
-    REAL *h_n = (REAL *)p->h_n + to;
-    const REAL *h = steps ? (const REAL *)p->output + last * p->H + to : p->h_0 ? (const REAL *)p->h_0 + to : job->zero;
-    memmove(h_n, h, (size_t)count * sizeof(REAL));
-    if (!HAS_CELL_STATE)
+    int64_t at = b * s->W + own.begin;
+    const REAL *h = steps ? (const REAL *)p->output + last * s->W + at : p->h_0 ? (const REAL *)p->h_0 + at : job->zero;
+    memmove((REAL *)p->h_n + at, h, (size_t)(own.end - own.begin) * sizeof(REAL));
+    if (!HAS_CELL_STATE || count <= 0)
       continue;
     REAL *c_n = (REAL *)p->c_n + to;
     const REAL *c = !steps     ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
@@ -277,20 +173,25 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   const bptt_problem *p = job->p;
   const plan *plan = &job->plan;
   int split_rows = plan->split == BPTT_SPLIT_ROWS;
-  NAME(forward_step) s = {.I = p->I, .H = p->H, .w = &job->w, .options = options_of(p)};
+  NAME(forward_step) s = {.I = p->I, .H = p->H, .W = width_of(p), .w = &job->w, .options = options_of(p)};
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   s.rows = rows;
   s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
+  range panels = share(NAME(second_panels)(p), rank, team->size);
+  s.second = split_rows ? share(NAME(second_panels)(p), 0, 1) : panels;
   int64_t n = rows.end - rows.begin, active = p->B, own = s.blocks.end - s.blocks.begin, unit = GATES * LANES;
   REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * unit
                        : job->z + s.blocks.begin * plan->chunk * p->B * unit;
   s.z_block = plan->chunk * n * unit;
   if (!p->packed) {
     NAME(pack_forward)(p, &job->w, share(job->w.blocks, rank, team->size));
+    NAME(pack_second)(p, &job->w, panels);
     if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
       return;
   }
-  double flops = 2.0 * MATRIX_GATES * LANES * (double)own * (double)n * (double)(p->I + p->H);
+  if (NAME(drops)(p))
+    NAME(draw_dropout)(p, job->mask + rank * p->B * s.W, rows);
+  double flops = 2.0 * MATRIX_GATES * LANES * (double)own * (double)n * (double)(p->I + s.W);
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
     if (plan->hoist)
@@ -305,7 +206,16 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
       }
       if (p->resets)
         NAME(forward_anew)(job, &s, t, rank);
+      if (NAME(drops)(p))
+        NAME(forward_dropped)(job, &s, rank);
       NAME(forward_step_run)(&s);
+#if HAS_SECOND
+      if (has_second(p)) {
+        if (plan->split == BPTT_SPLIT_HIDDEN && bptt_team_wait(team, rank))
+          return;
+        NAME(second_run)(&s);
+      }
+#endif
       int stop = bptt_team_progress(team, rank, flops);
       if (plan->split == BPTT_SPLIT_HIDDEN)
         stop = bptt_team_wait(team, rank);
@@ -313,7 +223,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
         return;
     }
   }
-  NAME(forward_final)(job, rows, s.blocks);
+  NAME(forward_final)(job, &s, rows);
 }
 
 static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
@@ -325,11 +235,20 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
     job.w = NAME(place_weights)(p, a);
   }
   job.plan = plan_forward(p, GATES, LANES, sizeof(REAL), TILE_ROWS);
-  job.zero = arena_take(a, p->H, sizeof(REAL));
+  int64_t real = (int64_t)sizeof(REAL), W = width_of(p);
+  job.zero = arena_take(a, max_i64(p->H, W), real);
   if (p->resets) {
-    job.h_anew = arena_take(a, p->B * job.plan.threads, p->H * (int64_t)sizeof(REAL));
-    job.c_anew = arena_take(a, p->B, p->H * (int64_t)sizeof(REAL));
+    job.h_anew = arena_take(a, p->B * job.plan.threads, W * real);
+    job.c_anew = arena_take(a, p->B, p->H * real);
   }
+  if (NAME(drops)(p)) {
+    job.mask = arena_take(a, p->B * job.plan.threads, W * real);
+    job.h_masked = arena_take(a, p->B * job.plan.threads, W * real);
+  }
+  if (p->P)
+    job.middle = arena_take(a, p->B, p->H * real);
+  if (p->reset_before && !p->gates)
+    job.gates = arena_take(a, p->B * SAVED, p->H * real);
   job.z = job.plan.hoist ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
                          : NULL;
   return job;
@@ -341,7 +260,7 @@ static bptt_status NAME(forward)(const bptt_problem *p) {
   bptt_status status = arena_check(&a, p->workspace_bytes);
   if (status)
     return status;
-  memset(job.zero, 0, (size_t)p->H * sizeof(REAL));
+  memset(job.zero, 0, (size_t)max_i64(p->H, width_of(p)) * sizeof(REAL));
   int stopped = bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(forward_member), &job, p->poll,
                               p->poll_context);
   return stopped ? BPTT_INTERRUPTED : BPTT_OK;

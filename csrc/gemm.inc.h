@@ -49,3 +49,15 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
 #define ROWS_UP_TO_8(CASE) ROWS_UP_TO_7(CASE) ROW_CASE(CASE, 8)
 #define SWITCH_ROWS(rows, most, CASE)                                                                                  \
   switch (rows) { PASTE(ROWS_UP_TO_, most)(CASE) }
+
+/* The same for a tile of `vecs` vectors, 1 to 4: CASE1(R) to CASE4(R). */
+#define SWITCH_TILE(rows, most, vecs, CASE)                                                                            \
+  if (vecs == 4) {                                                                                                     \
+    SWITCH_ROWS(rows, most, CASE##4)                                                                                   \
+  } else if (vecs == 3) {                                                                                              \
+    SWITCH_ROWS(rows, most, CASE##3)                                                                                   \
+  } else if (vecs == 2) {                                                                                              \
+    SWITCH_ROWS(rows, most, CASE##2)                                                                                   \
+  } else {                                                                                                             \
+    SWITCH_ROWS(rows, most, CASE##1)                                                                                   \
+  }

@@ -64,7 +64,7 @@ range share_rows(const bptt_problem *p, int rank, int size) {
 
 plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
   int64_t blocks = ceil_div(p->H, lanes), panel_bytes = (int64_t)gates * lanes * size;
-  double depth = (double)(p->I + p->H), vec_bytes = (double)lanes * size;
+  double depth = (double)(p->I + width_of(p)), vec_bytes = (double)lanes * size;
   plan chosen = choose_split(p, gates, blocks, depth, vec_bytes, tile_rows);
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
   int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
@@ -80,7 +80,7 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
 
 plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
   int64_t panels = ceil_div(ceil_div(p->H, lanes), WIDE_VECS);
-  plan chosen = choose_split(p, gates, panels, 2.0 * (double)p->H, (double)lanes * size, tile_rows);
+  plan chosen = choose_split(p, gates, panels, (double)(p->H + width_of(p)), (double)lanes * size, tile_rows);
   chosen.chunk = max_i64(1, min_i64(p->T, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;
 }

@@ -10,6 +10,7 @@
 /* What both the kernels and the cost model go by. */
 enum {
   WIDE_VECS = 2,     /* vectors in a panel of the backward pass */
+  SECOND_VECS = 4,   /* and in one of the second product of a step forward */
   CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
 };
 
@@ -46,15 +47,21 @@ static inline int64_t next_tile(int64_t rows, int64_t most) {
 
 /* The pointwise options of a cell, its defaults filled in. */
 typedef struct {
-  int special; /* any of them is not the default */
-  int gate, candidate, output, coupled;
-  double clip;
+  int special; /* any that the pointwise half heeds is not the default */
+  int gate, candidate, output, coupled, reset_before;
+  double clip, proj_clip;
 } cell_options;
 
 static inline cell_options options_of(const bptt_problem *p) {
   const int32_t *a = p->activations;
   int first = p->cell == BPTT_RNN ? BPTT_TANH : BPTT_SIGMOID;
-  cell_options o = {0, a[0] ? a[0] : first, a[1] ? a[1] : BPTT_TANH, a[2] ? a[2] : BPTT_TANH, p->coupled, p->cell_clip};
+  cell_options o = {.gate = a[0] ? a[0] : first,
+                    .candidate = a[1] ? a[1] : BPTT_TANH,
+                    .output = a[2] ? a[2] : BPTT_TANH,
+                    .coupled = p->coupled,
+                    .reset_before = p->reset_before,
+                    .clip = p->cell_clip,
+                    .proj_clip = p->proj_clip};
   o.special = o.gate != first || o.candidate != BPTT_TANH || o.output != BPTT_TANH || o.coupled || o.clip > 0;
   return o;
 }
@@ -132,6 +139,16 @@ static inline int any_reset(const bptt_problem *p, int64_t t, range rows) {
 
 static inline int is_reset(const bptt_problem *p, int64_t t, int64_t b) {
   return p->resets && p->resets[t * p->B + b];
+}
+
+/* Numbers in a row of h. */
+static inline int64_t width_of(const bptt_problem *p) {
+  return p->P ? p->P : p->H;
+}
+
+/* Whether a step has a second product, which needs all of what the first half made. */
+static inline int has_second(const bptt_problem *p) {
+  return p->P || p->reset_before;
 }
 
 /* The cost model (plan.c). gates: sums of a unit; lanes: elements of a vector; size: bytes of an element; tile_rows:

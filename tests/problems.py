@@ -17,7 +17,7 @@ from bptt import reference
 
 core = pytest.importorskip("bptt._core", reason="the compiled core is not built")
 VARIANTS = core.variants()
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
 FORWARD = ("output", "h_n", "c_n", "cells", "gates")
 BACKWARD = ("d_x", "d_h_0", "d_c_0", "d_hidden", "d_cells")
 KINDS = ("plain", "bias", "peephole", "bias peephole")

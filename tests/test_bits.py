@@ -117,7 +117,7 @@ def test_streamed(regime, dtype, name):
         tape, _ = alone(regime, dtype, name)
         for threads in (1, 2):
             h, c = problem.h_0.copy(), problem.c_0.copy()
-            stream = core.Stream(pack(problem, threads), problem.B, h, c)
+            stream = core.Stream((pack(problem, threads),), problem.B, h[None], c[None])
             for t, x in enumerate(problem.x[:40]):
                 got = {"output": stream.step(x), "h": h, "c": c}
                 want = {"output": tape["output"][t], "h": tape["output"][t], "c": tape["cells"][t]}

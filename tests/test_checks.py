@@ -191,15 +191,19 @@ def test_sizes_of_a_layer_beyond_64_bits():
         ("dropout", "0.5", TypeError),
         ("dropout", True, TypeError),
         ("bidirectional", 1, TypeError),
-        ("proj_size", 2, ValueError),
+        ("proj_size", H, ValueError),
+        ("proj_size", H + 1, ValueError),
+        ("proj_size", 1.0, TypeError),
         ("proj_size", -1, ValueError),
         ("peephole", 1, TypeError),
         ("cell_clip", -1.0, ValueError),
         ("cell_clip", "3", TypeError),
         ("proj_clip", 1.0, ValueError),
-        ("recurrent_dropout", 0.5, ValueError),
-        ("zoneout", 0.5, ValueError),
+        ("recurrent_dropout", 1.0, ValueError),
+        ("recurrent_dropout", -0.5, ValueError),
+        ("zoneout", 1, ValueError),
         ("zoneout", 2.0, ValueError),
+        ("zoneout", "half", TypeError),
         ("activations", ("sigmoid", "tanh"), ValueError),
         ("activations", "tanh", ValueError),
         ("activations", (1, 2, 3), ValueError),
@@ -214,18 +218,15 @@ def test_settings_that_do_not_fit_are_named(name, value, error):
         bptt.LSTM(**{"input_size": I, "hidden_size": H, name: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("proj_size", 2),
-        ("proj_clip", 3.0),
-        ("recurrent_dropout", 0.5),
-        ("zoneout", 0.1),
-    ],
-)
-def test_settings_not_supported_yet_say_so(name, value):
-    with pytest.raises(ValueError, match=rf"(?s)^{name}: .* is not supported yet"):
-        bptt.LSTM(I, H, **{name: value})
+def test_what_a_setting_needs_is_said():
+    with pytest.raises(ValueError, match=rf"^proj_size: expected less than hidden_size = {H}, got {H}$"):
+        bptt.LSTM(I, H, proj_size=H)
+    with pytest.raises(ValueError, match=r"^proj_clip: expected a projection to clip, got proj_size=0"):
+        bptt.LSTM(I, H, proj_clip=1.0)
+    with pytest.raises(ValueError, match=r"^zoneout: expected a number at least 0 and below 1, got 1$"):
+        bptt.LSTM(I, H, zoneout=1)
+    with pytest.raises(TypeError, match=r"^reset_after: expected True or False, got int 0$"):
+        bptt.GRU(I, H, reset_after=0)
 
 
 def test_call_arguments_not_supported_yet_say_so(layer):

@@ -18,10 +18,12 @@ def defined_tags():
 
 
 def reference_tags():
-    """Tags in the comments of the specification, in order, with repetitions."""
-    text = (ROOT / "src" / "bptt" / "reference.py").read_text(encoding="utf-8")
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return TAG.findall("".join(token.string for token in tokens if token.type == tokenize.COMMENT))
+    """Tags in the comments of the specification, with repetitions."""
+    tags = []
+    for path in sorted((ROOT / "src" / "bptt" / "reference").glob("*.py")):
+        tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        tags += TAG.findall("".join(token.string for token in tokens if token.type == tokenize.COMMENT))
+    return tags
 
 
 def c_tags():

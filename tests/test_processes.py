@@ -250,7 +250,7 @@ def backward(T, B, I, H):
     layer = bptt.LSTM(I, H, seed=0)
     zeros = lambda *shape: np.zeros(shape, np.float32)
     weights = tuple(layer.parameters.get(f"{name}_l0") for name in
-        ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole"))
+        ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr"))
     results = tuple(None if a is None else np.empty_like(a) for a in weights)
     tape = (zeros(T, B, I), None, None, zeros(T, B, H), zeros(T, B, H), zeros(T, B, 4, H))
     errors, wanted = (zeros(T, B, H), None, None), (None, None, None, results, None, None)

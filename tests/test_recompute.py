@@ -12,7 +12,12 @@ import bptt
 CELLS = {
     "lstm": (bptt.LSTM, {}),
     "peephole": (bptt.LSTM, {"peephole": True, "cell_clip": 0.8}),
+    "all options": (
+        bptt.LSTM,
+        {"peephole": True, "proj_size": 7, "proj_clip": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1},
+    ),
     "gru": (bptt.GRU, {}),
+    "reset before": (bptt.GRU, {"reset_after": False}),
     "rnn": (bptt.RNN, {}),
 }
 T, B, I, H = 90, 13, 5, 19  # chunks of the backward pass have 19 steps
@@ -26,8 +31,9 @@ def case(cell, layers=1, bidirectional=False, dtype=np.float32, shape=(T, B, I, 
     layer = kind(I, H, layers, bidirectional=bidirectional, dtype=dtype, seed=1, **own, **settings)
     draw = lambda *size: rng.standard_normal(size).astype(dtype)  # noqa: E731
     parts, count = layers * (1 + bidirectional), 1 + (kind is bptt.LSTM)
-    states = [tuple(draw(parts, B, H) for _ in range(count)) for _ in range(2)]
-    return layer, draw(T, B, I), one(states[0]), draw(T, B, H * (1 + bidirectional)), one(states[1])
+    P = own.get("proj_size", H)
+    states = [tuple(draw(parts, B, width) for width in (P, H)[:count]) for _ in range(2)]
+    return layer, draw(T, B, I), one(states[0]), draw(T, B, P * (1 + bidirectional)), one(states[1])
 
 
 def one(states):
@@ -39,7 +45,7 @@ def pair(state):
 
 
 def results(layer, x, state, errors, d_state, spans=None, recompute=None, **options):
-    tape = layer.forward(x, state, recompute=recompute, **(spans or {}))
+    tape = layer.forward(x, state, recompute=recompute, rng=11, **(spans or {}))
     found = layer.backward(tape, errors, d_state, steps=True, **options)
     named = {"output": tape.output, "hidden": tape.hidden, "input": found.input, **found.parameters}
     named |= {f"state {n}": array for n, array in enumerate((*pair(tape.state), *pair(found.state)))}

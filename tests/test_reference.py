@@ -377,7 +377,7 @@ def test_other_errors_are_named():
         forward(make_case((2, 3, 4, 0)))
     for wrong in (
         {"weight_ih": case["weights"]["weight_ih"]},
-        {**case["weights"], "weight_hr": np.zeros((2, 5))},
+        {**case["weights"], "weight_hx": np.zeros((2, 5))},
     ):
         with pytest.raises(KeyError, match="weight_h"):
             forward({**case, "weights": wrong})

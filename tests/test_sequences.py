@@ -441,7 +441,6 @@ def test_states_of_cells_without_a_cell_state():
             {"nonlinearity": "sine"},
             "nonlinearity: expected one of tanh, relu, identity, got 'sine'",
         ),
-        (bptt.GRU, {"reset_after": False}, "reset_after: False is not supported yet"),
     ],
 )
 def test_settings_of_cells(kind, setting, message):

@@ -20,7 +20,9 @@ CELLS = {
             "activations": ("sigmoid", "softsign", "identity"),
         },
     ),
+    "projection": (bptt.LSTM, {"peephole": True, "proj_size": 4, "proj_clip": 0.3, "zoneout": 0.2}),
     "gru": (bptt.GRU, {}),
+    "reset before": (bptt.GRU, {"reset_after": False}),
     "tanh": (bptt.RNN, {}),
     "relu": (bptt.RNN, {"nonlinearity": "relu"}),
 }
@@ -50,8 +52,9 @@ def case(cell, T=9, B=3, I=4, H=6, layers=1, bidirectional=False, dtype=np.float
     layer.parameters.flat[...] *= 2
     parts, count = layers * (1 + bidirectional), 1 + (kind is bptt.LSTM)
     draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
-    states = [tuple(draw(parts, B, H) for _ in range(count)) for _ in range(2)]
-    return layer, draw(T, B, I), states[0], draw(T, B, H * (1 + bidirectional)), states[1]
+    P = settings.get("proj_size", H)
+    states = [tuple(draw(parts, B, width) for width in (P, H)[:count]) for _ in range(2)]
+    return layer, draw(T, B, I), states[0], draw(T, B, P * (1 + bidirectional)), states[1]
 
 
 def one(states):
@@ -108,7 +111,10 @@ class Autograd:
         if isinstance(layer, bptt.GRU):
             (a_r, a_z, a_n), (b_r, b_z, b_n) = a.chunk(3), b.chunk(3)
             r, z = torch.sigmoid(gate(a_r + b_r)), torch.sigmoid(gate(a_z + b_z))
-            n = torch.tanh(gate(a_n + r * b_n))
+            if not layer.reset_after:
+                W, bias = own("weight_hh").chunk(3)[2], own("bias_hh").chunk(3)[2]
+                b_n = W @ (r * state[0]) + bias
+            n = torch.tanh(gate(a_n + (r * b_n if layer.reset_after else b_n)))
             return ((1 - z) * n + z * state[0],)
         inner, candidate, outer = (act[name] for name in layer.activations)
         (z_i, z_f, z_g, z_o), c = (a + b).chunk(4), state[1]
@@ -117,12 +123,16 @@ class Autograd:
         f = 1 - i if layer.coupled else inner(gate(z_f + p_f * c))
         c = f * c + i * g
         c = c if layer.cell_clip is None else c.clamp(-layer.cell_clip, layer.cell_clip)
-        return inner(gate(z_o + p_o * c)) * outer(c), c
+        h = inner(gate(z_o + p_o * c)) * outer(c)
+        if layer.proj_size:
+            h = own("weight_hr") @ h
+        h = h if layer.proj_clip is None else h.clamp(-layer.proj_clip, layer.proj_clip)
+        kept = layer.zoneout
+        return tuple((1 - kept) * new + kept * old for new, old in zip((h, c), state, strict=True))
 
     def row(self, x, state, resets):
         """Run all layers over one row (n, I); return the output and the last states of each part."""
         D, last = 1 + self.layer.bidirectional, []
-        zero = self.torch.zeros(self.layer.hidden_size, dtype=x.dtype)
         for level in range(self.layer.num_layers):
             outputs = []
             for d in range(D):
@@ -131,9 +141,9 @@ class Autograd:
                 for t in reversed(range(len(x))) if d else range(len(x)):
                     handed = [self.clipped(what, part, t, s) for what, s in zip(KEYS, now, strict=False)]
                     anew = t + 1 < len(x) and resets[t + 1] if d else resets[t]
-                    now = self.step(part, suffix, t, x[t], [zero] * len(handed) if anew else handed)
+                    now = self.step(part, suffix, t, x[t], [0 * s for s in now] if anew else handed)
                     found[t] = now[0]
-                outputs.append(self.torch.stack(found) if found else x.new_zeros(0, len(zero)))
+                outputs.append(self.torch.stack(found) if found else x.new_zeros(0, len(now[0])))
                 last.append(now)
             x = self.torch.cat(outputs, 1)
         return x, last

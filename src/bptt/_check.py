@@ -241,7 +241,9 @@ class Layout(NamedTuple):
     layers, directions : int
         L, and D: 2 if there is a reverse direction.
     cell : tuple
-        Arguments of ``Cell`` in the core: "LSTM", "GRU" or "RNN", activations, coupled, cell_clip.
+        Arguments of ``Cell`` in the core: "LSTM", "GRU" or "RNN", activations, coupled, and so on.
+    proj_size : int
+        P, or 0 without a projection.
     """
 
     input_size: int
@@ -251,6 +253,7 @@ class Layout(NamedTuple):
     layers: int = 1
     directions: int = 1
     cell: tuple[Any, ...] = ("LSTM",)
+    proj_size: int = 0
 
     @property
     def has_cell_state(self) -> bool:
@@ -261,6 +264,16 @@ class Layout(NamedTuple):
     def saved(self) -> int:
         """How many gates of each unit a tape keeps."""
         return 0 if self.cell[0] == "RNN" else 4
+
+    @property
+    def width(self) -> int:
+        """Numbers in h of one direction: P with a projection, else H."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is recurrent dropout or zoneout."""
+        return any(self.cell[5:7])
 
     @property
     def parts(self) -> int:
@@ -311,44 +324,49 @@ class Layout(NamedTuple):
         return array.reshape(T, B)
 
     def output_gradient(self, value: Any, T: int, B: int, batched: bool) -> NDArray[Any]:
-        """Return d_output, given like the layer's output, as a (T, B, D*H) array fit for the kernels."""
+        """Return d_output, given like the layer's output, as a (T, B, D*P) array fit for the kernels."""
         array = floating("d_output", value, self.dtype)
-        H = self.directions * self.hidden_size
-        expected = (T, H) if not batched else (B, T, H) if self.batch_first else (T, B, H)
+        N = self.directions * self.width
+        expected = (T, N) if not batched else (B, T, N) if self.batch_first else (T, B, N)
         if array.shape != expected:
-            last = "H" if self.directions == 1 else "2*H"
+            last = self._h if self.directions == 1 else f"2*{self._h}"
             shape("d_output", array.shape, self._symbols(last, batched), expected)
         return contiguous(self._time_major(array, batched), self.dtype)
 
     def state(
         self, value: Any, B: int, batched: bool, given: tuple[str, str] = ("h_0", "c_0"), what: str = "state"
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return the states, each (L*D, B, H) or unbatched (L*D, H), as (L*D, B, H) or None."""
+        """Return the states, h (L*D, B, P), c (L*D, B, H) or unbatched without B, with B, or None."""
         if value is None:
             return None, None
         if not self.has_cell_state:
             if isinstance(value, (tuple, list)):
                 got = f"{type(value).__name__} of {len(value)}"
                 raise TypeError(f"{what}: expected an array, {given[0]}, got {got}")
-            return self._state(given[0], value, B, batched), None
+            return self._state(given[0], value, B, batched, self.width, self._h), None
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             count = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
             got = f"{type(value).__name__}{count}"
             raise TypeError(f"{what}: expected a pair ({given[0]}, {given[1]}), got {got}")
-        h = None if value[0] is None else self._state(given[0], value[0], B, batched)
-        c = None if value[1] is None else self._state(given[1], value[1], B, batched)
+        h = None if value[0] is None else self._state(given[0], value[0], B, batched, self.width, self._h)
+        c = None if value[1] is None else self._state(given[1], value[1], B, batched, self.hidden_size, "H")
         return h, c
 
-    def _state(self, name: str, value: Any, B: int, batched: bool) -> NDArray[Any]:
+    def _state(self, name: str, value: Any, B: int, batched: bool, width: int, letter: str) -> NDArray[Any]:
         array = floating(name, value, self.dtype)
         if batched:
-            expected: tuple[int, ...] = (self.parts, B, self.hidden_size)
+            expected: tuple[int, ...] = (self.parts, B, width)
             if array.shape != expected:
-                shape(name, array.shape, "(L*D, B, H)", expected)
+                shape(name, array.shape, f"(L*D, B, {letter})", expected)
             return contiguous(array, self.dtype)
-        if array.shape != (self.parts, self.hidden_size):
-            shape(name, array.shape, "(L*D, H)", (self.parts, self.hidden_size))
+        if array.shape != (self.parts, width):
+            shape(name, array.shape, f"(L*D, {letter})", (self.parts, width))
         return contiguous(array[:, None], self.dtype)
+
+    @property
+    def _h(self) -> str:
+        """The letter that stands for `width`."""
+        return "P" if self.proj_size else "H"
 
     def _symbols(self, last: str, batched: bool) -> str:
         if not batched:
@@ -368,7 +386,7 @@ class Layout(NamedTuple):
         return array.transpose(1, 0, 2) if self.batch_first else array
 
     def state_as_given(self, array: NDArray[Any], batched: bool) -> NDArray[Any]:
-        """View an (L*D, B, H) state as it is, or as (L*D, H) when unbatched."""
+        """View an (L*D, B, N) state as it is, or as (L*D, N) when unbatched."""
         return array if batched else array[:, 0]
 
     def states_as_given(self, h: NDArray[Any], c: NDArray[Any] | None, batched: bool) -> Any:

@@ -1,6 +1,6 @@
 # What the binding sees of csrc/bptt.h.
 cimport numpy as cnp  # first, see below
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 cdef extern from *:
     """
@@ -20,14 +20,17 @@ cdef extern from "bptt.h" nogil:
     int BPTT_SIGMOID, BPTT_HARD_SIGMOID, BPTT_TANH, BPTT_RELU, BPTT_SOFTSIGN, BPTT_IDENTITY
     ctypedef struct bptt_problem:
         int64_t T, B, I, H
-        int32_t cell, dtype, threads, variant, split, hoist, coupled, accumulate
+        int32_t cell, dtype, threads, variant, split, hoist, coupled, reset_before, draws, accumulate
         int32_t activations[3]
-        double cell_clip
+        int64_t P, first_step
+        double cell_clip, proj_clip, recurrent_dropout, zoneout
+        uint64_t seed
         void *weight_ih
         void *weight_hh
         void *bias_ih
         void *bias_hh
         void *weight_peephole
+        void *weight_hr
         void *packed
         void *x
         void *h_0
@@ -50,6 +53,7 @@ cdef extern from "bptt.h" nogil:
         void *d_bias_ih
         void *d_bias_hh
         void *d_weight_peephole
+        void *d_weight_hr
         void *d_hidden
         void *d_cells
         const double *step_clip

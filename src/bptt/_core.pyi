@@ -5,7 +5,7 @@ from typing import Any, Final, NoReturn, TypeAlias, final
 from numpy.typing import NDArray
 
 _Array: TypeAlias = NDArray[Any]
-_Parameters: TypeAlias = tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]
+_Parameters: TypeAlias = tuple[_Array | None, ...]  # matrices, biases, peepholes, projection
 
 CELLS: Final[dict[str, int]]
 ACTIVATIONS: Final[dict[str, int]]
@@ -18,6 +18,10 @@ class Cell:
         activations: tuple[str, ...] = (),
         coupled: bool = False,
         cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        recurrent_dropout: float = 0,
+        zoneout: float = 0,
+        reset_after: bool = True,
     ) -> None: ...
 
 @final
@@ -30,9 +34,8 @@ class Packed:
 
 @final
 class Stream:
-    def __init__(self, packed: Packed, batch_size: int, h: _Array, c: _Array | None) -> None: ...
+    def __init__(self, packs: tuple[Packed, ...], batch_size: int, h: _Array, c: _Array | None) -> None: ...
     def step(self, x: Any, out: _Array | None = None) -> _Array: ...
-    def check_out(self, x: _Array, out: _Array) -> int: ...
 
 def pack(cell: Cell, threads: int, parameters: _Parameters) -> Packed: ...
 def forward(
@@ -50,6 +53,8 @@ def forward(
     gates: _Array | None,
     lengths: _Array | None = None,
     resets: _Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None: ...
 def backward(
     cell: Cell,
@@ -72,6 +77,8 @@ def backward(
     d_cells: _Array | None,
     lengths: _Array | None = None,
     resets: _Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
     step_clip: tuple[float, float, float] | None = None,
     clipped: _Array | None = None,
     accumulate: bool = False,

@@ -6,7 +6,7 @@ from threading import get_ident, main_thread
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from bptt._blocks cimport Block, take_block
@@ -50,41 +50,54 @@ cdef class Cell:
     """A cell and its options, as every call takes them; immutable."""
     cdef bptt_problem problem  # but for these all zeros
 
-    def __init__(self, str kind, tuple activations=(), bint coupled=False, cell_clip=None):
+    def __init__(self, str kind, tuple activations=(), bint coupled=False, cell_clip=None, proj_clip=None,
+                 double recurrent_dropout=0, double zoneout=0, bint reset_after=True):
         cdef bptt_problem *p = &self.problem
         cdef int n
         memset(p, 0, sizeof(bptt_problem))
-        p.cell, p.coupled = CELLS[kind], coupled
+        p.cell, p.coupled, p.reset_before = CELLS[kind], coupled, not reset_after
+        p.recurrent_dropout, p.zoneout = recurrent_dropout, zoneout
         for n, name in enumerate(activations[:3]):
             p.activations[n] = ACTIVATIONS[name]
         if cell_clip is not None:
             p.cell_clip = cell_clip
+        if proj_clip is not None:
+            p.proj_clip = proj_clip
 
 
-cdef int fill_sizes(bptt_problem *p, Cell cell, object weight_ih, object weight_hh) except -1:
+cdef int fill_sizes(bptt_problem *p, Cell cell, tuple parameters) except -1:
+    weight_ih, weight_hh, _, _, _, weight_hr = parameters
     p[0] = cell.problem
     if weight_hh.dtype.num == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
-    p.H = weight_hh.shape[1]
-    p.I = weight_ih.shape[1]
+    p.H, p.I = weight_hh.shape[1], weight_ih.shape[1]
+    if weight_hr is not None:
+        p.P, p.H = weight_hr.shape
     return 0
 
 
+cdef int64_t width(const bptt_problem *p) noexcept:
+    return p.P if p.P else p.H
+
+
 cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) except -1:
-    weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole = parameters
-    cdef void *pointers[5]
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole, weight_hr = parameters
+    cdef void *pointers[6]
     cdef int64_t rows = (4 if p.cell == BPTT_LSTM else 3 if p.cell == BPTT_GRU else 1) * p.H
     pointers[0] = take(weight_ih, p.dtype, rows * p.I, "weight_ih")
-    pointers[1] = take(weight_hh, p.dtype, rows * p.H, "weight_hh")
+    pointers[1] = take(weight_hh, p.dtype, rows * width(p), "weight_hh")
     pointers[2] = take(bias_ih, p.dtype, rows, "bias_ih")
     pointers[3] = take(bias_hh, p.dtype, rows, "bias_hh")
     pointers[4] = take(weight_peephole, p.dtype, 3 * p.H, "weight_peephole")
+    pointers[5] = take(weight_hr, p.dtype, p.P * p.H, "weight_hr")
     if gradients:
         p.d_weight_ih, p.d_weight_hh, p.d_bias_ih, p.d_bias_hh, p.d_weight_peephole = \
             pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]
+        p.d_weight_hr = pointers[5]
     else:
         p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.weight_peephole = \
             pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]
+        p.weight_hr = pointers[5]
     return 0
 
 
@@ -149,7 +162,7 @@ def pack(Cell cell, int threads, tuple parameters):
     """Return a Packed copy of the parameters for the active variant; `threads` is what streams on it may use."""
     cdef Packed packed = Packed.__new__(Packed)
     cdef bptt_problem *p = &packed.problem
-    fill_sizes(p, cell, parameters[0], parameters[1])
+    fill_sizes(p, cell, parameters)
     p.threads = threads
     fill_parameters(p, parameters, False)
     packed.variant, packed.threads = active_variant(), threads
@@ -160,13 +173,16 @@ def pack(Cell cell, int threads, tuple parameters):
     return packed
 
 
-cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets) except -1:
-    p.T, p.B = x.shape[0], x.shape[1]
-    cdef int64_t state = p.B * p.H
+cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed,
+                      int64_t first_step) except -1:
+    p.T, p.B, p.first_step = x.shape[0], x.shape[1], first_step
+    if seed is not None:
+        p.draws, p.seed = 1, seed
+    cdef int64_t state = p.B * p.H, row = p.B * width(p)
     p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
-    p.h_0, p.c_0 = take(h_0, p.dtype, state, "h_0"), take(c_0, p.dtype, state, "c_0")
-    p.output = take(output, p.dtype, p.T * state, "output")
-    p.h_n, p.c_n = take(h_n, p.dtype, state, "h_n"), take(c_n, p.dtype, state, "c_n")
+    p.h_0, p.c_0 = take(h_0, p.dtype, row, "h_0"), take(c_0, p.dtype, state, "c_0")
+    p.output = take(output, p.dtype, p.T * row, "output")
+    p.h_n, p.c_n = take(h_n, p.dtype, row, "h_n"), take(c_n, p.dtype, state, "c_n")
     p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
     p.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, p.B, "lengths")
     p.resets = <const uint8_t *>take_as(resets, cnp.NPY_BOOL, p.T * p.B, "resets")
@@ -174,40 +190,44 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
 
 
 def forward(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
-            lengths=None, resets=None):
-    """Run a sequence: fills output (T,B,H), h_n, c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H)."""
+            lengths=None, resets=None, seed=None, int64_t first_step=0):
+    """Run a sequence: fills output (T,B,W), h_n (B,W), c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H).
+
+    W is P with a projection, else H. Dropout of h and zoneout draw from `seed`, if there is one; `first_step` steps of
+    the sequence came before.
+    """
     cdef bptt_problem p
     if packed is None:
-        fill_sizes(&p, cell, parameters[0], parameters[1])
+        fill_sizes(&p, cell, parameters)
         fill_parameters(&p, parameters, False)
     else:
         p = packed.problem
     p.threads = threads
-    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets)
+    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
     run(&p, BPTT_FORWARD)
 
 
 def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
-             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None,
-             tuple step_clip=None, clipped=None, bint accumulate=False):
-    """Backpropagate: fills d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters and, if given, d_hidden, d_cells (T,B,H).
+             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
+             int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False):
+    """Backpropagate: fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H).
 
     step_clip: bounds of hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate:
     d_parameters are added to.
     """
     cdef bptt_problem p
     cdef double[3] bounds
-    fill_sizes(&p, cell, parameters[0], parameters[1])
+    fill_sizes(&p, cell, parameters)
     p.threads = threads
     fill_parameters(&p, parameters, False)
     fill_parameters(&p, d_parameters, True)
-    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets)
-    cdef int64_t state = p.B * p.H, tokens = p.T * p.B
-    p.d_output = take(d_output, p.dtype, p.T * state, "d_output")
-    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, state, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
+    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step)
+    cdef int64_t state = p.B * p.H, row = p.B * width(&p), tokens = p.T * p.B
+    p.d_output = take(d_output, p.dtype, p.T * row, "d_output")
+    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
     p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
-    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, state, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
-    p.d_hidden = take(d_hidden, p.dtype, p.T * state, "d_hidden")
+    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
+    p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
     p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
     p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
     p.accumulate = accumulate
@@ -219,51 +239,80 @@ def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cell
 
 @cython.final
 cdef class Stream:
-    """One step at a time from states h, c (B,H) that are updated in place; batch_size 0: unbatched, x (I,)."""
-    cdef bptt_problem problem
-    cdef Packed packed
-    cdef object h, c, x_shape
-    cdef Block workspace
-    cdef int type_num, ndim, busy
-    cdef cnp.npy_intp out_shape[2]
+    """One step at a time through all layers, from states h (L,B,W), c (L,B,H) that are updated in place.
+
+    `packs` are the weights of the layers, first to last; batch_size 0: unbatched, x (I,).
+    """
+    cdef Block block, hidden  # the problems; outputs of layers below the last
+    cdef bptt_problem *problems
+    cdef object packs, workspaces, h, c, x_shape, out_shape
+    cdef int type_num, ndim, busy, layers
+    cdef int64_t width
+    cdef cnp.npy_intp out_dims[2]
     cdef double flops
 
-    def __init__(self, Packed packed, int64_t batch_size, h, c):
-        cdef bptt_problem *p = &self.problem
-        self.packed, self.h, self.c = packed, h, c
-        self.problem = packed.problem
-        p.T, p.B, p.split, p.hoist = 1, h.shape[0], hint.split, hint.hoist
-        p.h_0 = p.h_n = take(h, p.dtype, p.B * p.H, "h")
-        p.c_0 = p.c_n = take(c, p.dtype, p.B * p.H, "c")
-        self.workspace = scratch(p, BPTT_FORWARD)
-        self.type_num = cnp.NPY_FLOAT32 if p.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+    def __init__(self, tuple packs, int64_t batch_size, h, c):
+        cdef bptt_problem *p
+        cdef Packed packed = packs[0]
+        cdef Block workspace
+        cdef int64_t row = 0
+        cdef int n
+        self.packs, self.layers, self.h, self.c, self.workspaces = packs, len(packs), h, c, []
+        self.block = take_block(self.layers * sizeof(bptt_problem))
+        self.problems = p = <bptt_problem *>self.block.memory
+        self.type_num = cnp.NPY_FLOAT32 if packed.problem.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+        for n, packed in enumerate(packs):
+            p = self.problems + n
+            p[0] = packed.problem
+            p.T, p.B, p.split, p.hoist = 1, h.shape[1], hint.split, hint.hoist
+            p.h_0 = p.h_n = take(h[n], p.dtype, p.B * width(p), "h")
+            p.c_0 = p.c_n = take(None if c is None else c[n], p.dtype, p.B * p.H, "c")
+            workspace = scratch(p, BPTT_FORWARD)
+            self.workspaces.append(workspace)
+            self.flops += 8.0 * p.B * p.H * (p.I + p.H)
+            if n:
+                p.x = self.problems[n - 1].output
+            if n + 1 < self.layers:
+                if n == 0:
+                    row = p.B * width(p) * <int64_t>h.itemsize
+                    self.hidden = take_block((self.layers - 1) * row)
+                p.output = <char *>self.hidden.memory + n * row
+        self.width = width(p)
         self.ndim = 2 if batch_size else 1
-        self.x_shape = (p.B, p.I)[2 - self.ndim:]
-        self.out_shape[0], self.out_shape[1] = (p.B if batch_size else p.H), p.H
-        self.flops = 8.0 * p.B * p.H * (p.I + p.H)
+        self.x_shape = (p.B, self.problems.I)[2 - self.ndim:]
+        self.out_shape = (p.B, self.width)[2 - self.ndim:]
+        self.out_dims[0], self.out_dims[1] = (p.B if batch_size else self.width), self.width
 
     def step(self, x, out=None):
-        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
-        cdef bptt_problem *p = &self.problem
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,W) or (W,)."""
         cdef bptt_status status
-        if not self.ready(x, self.x_shape[0], p.I):
+        if not self.ready(x, self.problems.B if self.ndim == 2 else self.problems.I, self.problems.I):
             x = self.converted(x)
         if out is None:
-            out = cnp.PyArray_EMPTY(self.ndim, self.out_shape, self.type_num, 0)
+            out = cnp.PyArray_EMPTY(self.ndim, self.out_dims, self.type_num, 0)
         else:
             self.check_out(x, out)
         if self.busy:
             raise RuntimeError("Stream.step: another thread is inside a step of this stream")
-        p.x, p.output = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
+        self.problems[0].x, self.problems[self.layers - 1].output = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         if self.flops < SHORT_FLOPS:
-            status = bptt_forward(p)
+            status = self.advance()
         else:
             self.busy = 1
             with nogil:
-                status = bptt_forward(p)
+                status = self.advance()
             self.busy = 0
         raise_status(status)
         return out
+
+    cdef bptt_status advance(self) noexcept nogil:
+        cdef bptt_status status = BPTT_OK
+        cdef int n
+        for n in range(self.layers):
+            status = bptt_forward(self.problems + n)
+            if status != BPTT_OK:
+                break
+        return status
 
     cdef bint ready(self, object array, int64_t first, int64_t last) noexcept:
         """Whether an array can be read as it is."""
@@ -282,13 +331,12 @@ cdef class Stream:
             raise ValueError(f"x: expected shape {self.x_shape}, got {array.shape}")
         return cnp.PyArray_FROM_OTF(array.astype(self.h.dtype), self.type_num, cnp.NPY_ARRAY_CARRAY_RO)
 
-    cpdef int check_out(self, object x, object out) except -1:
+    cdef int check_out(self, object x, object out) except -1:
         """Raise unless a step from `x` can write its output to `out`."""
         if not cnp.PyArray_CheckExact(out) or cnp.PyArray_TYPE(out) != self.type_num:
             raise TypeError(f"out: expected an array of {self.h.dtype}, got {getattr(out, 'dtype', type(out))}")
-        expected = (self.problem.B, self.problem.H)[2 - self.ndim:]
-        if out.shape != expected:
-            raise ValueError(f"out: expected shape {expected}, got {out.shape}")
+        if out.shape != self.out_shape:
+            raise ValueError(f"out: expected shape {self.out_shape}, got {out.shape}")
         if not cnp.PyArray_ISCARRAY(out):
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
         for other in (x, self.h, self.c):

@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -29,7 +30,7 @@ __all__ = [
     "Wanted",
     "backward",
     "course_of",
-    "dropout_masks",
+    "draw",
     "forward",
     "in_order",
     "infer",
@@ -141,15 +142,19 @@ class Kept(NamedTuple):
 
     Attributes
     ----------
-    inputs : list of ndarray, (T, B, I) or (T, B, D*H)
-    h_0, c_0 : ndarray, (L*D, B, H), or None
-    hidden, cells : ndarray, (L*D, T, B, H)
+    inputs : list of ndarray, (T, B, I) or (T, B, D*P)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H)
         Cells are None where there is no cell state.
     gates : ndarray, (L*D, T, B, 4, H), or None
-    masks : list of ndarray, (T, B, D*H)
+    masks : list of ndarray, (T, B, D*P)
         What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
+    seeds : list of int
+        What each part drew from for recurrent dropout and zoneout; empty if it did not.
     course : Course
         Rows stand as they run.
+    first_step : int
+        What the draws count step 0 as.
     starts : Starts or None
         With it there are no cells and gates: they are computed again.
     """
@@ -161,8 +166,14 @@ class Kept(NamedTuple):
     cells: Array | None
     gates: Array | None
     masks: list[Array]
+    seeds: list[int]
     course: Course
+    first_step: int = 0
     starts: Starts | None = None
+
+    def draws(self, n: int) -> tuple[int, ...]:
+        """Return seed and first step of part n as the kernels take them; nothing if it does not draw."""
+        return (self.seeds[n], self.first_step) if self.seeds else ()
 
     def between(self, begin: int, end: int) -> Kept:
         """Return what a forward pass over steps [begin, end) would have kept; one direction."""
@@ -178,7 +189,9 @@ class Kept(NamedTuple):
             None if self.cells is None else self.cells[:, begin:end],
             None if self.gates is None else self.gates[:, begin:end],
             [mask[begin:end] for mask in self.masks],
+            self.seeds,
             self.course.between(begin, end),
+            self.first_step + begin,
         )
 
     def last(self, steps: int) -> Kept:
@@ -217,6 +230,7 @@ class Kept(NamedTuple):
             joined_steps(self.cells, other.cells),
             joined_steps(self.gates, other.gates),
             joined_masks(self, other),
+            [],
             Course(resets=resets),
         )
 
@@ -227,9 +241,9 @@ class Slopes(NamedTuple):
     Attributes
     ----------
     x : ndarray, (T, B, I)
-    h_0, c_0 : ndarray, (L*D, B, H)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H)
         c_0 is None where there is no cell state.
-    hidden, cells : ndarray, (L*D, T, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
     clipped : ndarray of int64, (L*D, T, B, 3), or None
         How many elements of each row each of the bounds held.
     """
@@ -295,13 +309,14 @@ def infer(
         For each part its weights as the kernels take them, or what ``core.pack`` made of them; the other is
         None.
     x : ndarray, (T, B, I)
-    h_0, c_0 : ndarray, (L*D, B, H), or None
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+        P is H but for a projection, here and everywhere.
     course : Course
 
     Returns
     -------
-    output : ndarray, (T, B, D*H)
-    h_n, c_n : ndarray, (L*D, B, H)
+    output : ndarray, (T, B, D*P)
+    h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
     sorted_ = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
@@ -316,6 +331,7 @@ def forward(
     h_0: Array | None,
     c_0: Array | None,
     masks: list[Array],
+    seeds: list[int],
     course: Course,
     recompute: int | None = None,
 ) -> tuple[Array, Array, Array | None, Kept]:
@@ -325,7 +341,7 @@ def forward(
     """
     N, T, B, H = layout.parts, *x.shape[:2], layout.hidden_size
     dtype, saved, has_c = layout.dtype, layout.saved, layout.has_cell_state
-    hidden, cells, gates, starts = empty((N, T, B, H), dtype), None, None, None
+    hidden, cells, gates, starts = empty((N, T, B, layout.width), dtype), None, None, None
     if recompute and saved:
         every = _recompute.whole_chunks(recompute, B)
         count = len(_recompute.blocks(T, every))
@@ -334,7 +350,7 @@ def forward(
         cells = empty((N, T, B, H), dtype) if has_c else None
         gates = empty((N, T, B, saved, H), dtype)
     x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
-    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, course, starts)
+    kept = Kept([], h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
     return *through_parts(core, layout, weights, None, x, h_0, c_0, course, kept), kept
 
 
@@ -351,7 +367,7 @@ def through_parts(
 ) -> tuple[Array, Array, Array | None]:
     """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
     T, B, _ = x.shape
-    H, D, cell = layout.hidden_size, layout.directions, cell_of(core, layout.cell)
+    P, D, cell = layout.width, layout.directions, cell_of(core, layout.cell)
     h_n, c_n = states_of(layout, B)
     for layer in range(layout.layers):
         if layer and kept and kept.masks:
@@ -359,8 +375,9 @@ def through_parts(
         outputs = []
         for d in range(D):
             n, a = layer * D + d, course.turned(x, d)
-            output = kept.hidden[n] if kept else empty((T, B, H), layout.dtype)
+            output = kept.hidden[n] if kept else empty((T, B, P), layout.dtype)
             tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
+            draws = kept.draws(n) if kept else ()
             if kept:
                 kept.inputs.append(a)
             if B and kept and kept.starts:
@@ -371,7 +388,7 @@ def through_parts(
             elif B:  # without rows there is nothing to fill, however many steps
                 given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
                 results = (output, h_n[n], at(c_n, n), *tape)
-                core.forward(cell, get_num_threads(), *given, *results, *course.of(d))
+                core.forward(cell, get_num_threads(), *given, *results, *course.of(d), *draws)
             outputs.append(output)
         x = joined(outputs, course)
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
@@ -475,16 +492,20 @@ def through_all(
             d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
             given = (errors, at(d_h_n, n), at(d_c_n, n))
             states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
-            clip = (wanted.step_clip, at(total.clipped, n))
+            clip, clipped = wanted.step_clip, at(total.clipped, n)
             if B and kept.starts:
                 part = part_to_recompute(core, layout, weights, kept, n)
-                blocks = (layout.saved, kept.hidden[n], at(kept.starts.cells, n), kept.starts.every)
-                _recompute.backward(part, *blocks, given, d_x, states, d_weights[n], steps, *clip)
+                starts, every = at(kept.starts.cells, n), kept.starts.every
+                gates, h = (layout.saved, layout.hidden_size), kept.hidden[n]
+                results = (d_x, states, d_weights[n], steps, clip, clipped)
+                _recompute.backward(part, gates, h, starts, every, given, *results)
             elif B:
                 initial = (at(kept.h_0, n), at(kept.c_0, n))
                 tape = (kept.inputs[n], *initial, kept.hidden[n], at(kept.cells, n), at(kept.gates, n))
-                results = (d_x, *states, d_weights[n], *steps, *course.of(d), *clip)
-                core.backward(cell, get_num_threads(), weights[n], *tape, *given, *results)
+                filled = (d_x, *states, d_weights[n], *steps)
+                spans = (*course.of(d), *kept.draws(n))
+                call = (cell, get_num_threads(), weights[n], *tape, *given, *filled, *spans)
+                core.backward(*call, step_clip=clip, clipped=clipped)
             d_inputs.append(d_x)
         d_output = d_inputs[0]
         if D == 2:
@@ -499,7 +520,7 @@ def part_to_recompute(core: Any, layout: Layout, weights: Sequence[Weights], kep
     cell = cell_of(core, layout.cell)
     packed = core.pack(cell, get_num_threads(), weights[n])
     spans = kept.course.of(n % layout.directions)
-    return Part(core, cell, weights[n], packed, kept.inputs[n], at(kept.h_0, n), *spans)
+    return Part(core, cell, weights[n], packed, kept.inputs[n], at(kept.h_0, n), *spans, kept.draws(n))
 
 
 def restarted(
@@ -509,9 +530,8 @@ def restarted(
     assert kept.starts is not None
     every, has_c = kept.starts.every, layout.has_cell_state
     count, B = len(_recompute.blocks(end - begin, every)), kept.hidden.shape[2]
-    states = (layout.parts, B, layout.hidden_size)
-    c_0 = empty(states, layout.dtype) if has_c else None
-    cells = empty((states[0], count, *states[1:]), layout.dtype) if has_c else None
+    h_n, c_0 = states_of(layout, B)
+    cells = empty((layout.parts, count, B, layout.hidden_size), layout.dtype) if has_c else None
     found = kept.between(begin, end)._replace(c_0=c_0, starts=Starts(every, cells))
     if c_0 is None or cells is None or not B:
         return found
@@ -521,11 +541,8 @@ def restarted(
         cells[n, 0] = c_0[n]
         if count > 1:
             part = part_to_recompute(core, layout, weights, found, n)
-            output, (h_n, c_n) = (
-                empty(found.hidden[n].shape, layout.dtype),
-                np.empty((2, *states[1:]), layout.dtype),
-            )
-            _recompute.forward(part, c_0[n], every, output, h_n, c_n, cells[n])
+            output, c_n = empty(found.hidden[n].shape, layout.dtype), empty(c_0[n].shape, layout.dtype)
+            _recompute.forward(part, c_0[n], every, output, h_n[n], c_n, cells[n])
     return found
 
 
@@ -537,17 +554,28 @@ def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
         empty(kept.inputs[0].shape, dtype),
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
-        empty(kept.hidden.shape, dtype) if steps and layout.has_cell_state else None,
+        empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,
         np.zeros((N, T, B, 3), np.int64) if steps and wanted.step_clip else None,
     )
 
 
-def dropout_masks(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> list[Array]:
-    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
-    if rng is None or not dropout or layout.layers == 1:
-        return []
+def draw(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> tuple[list[Array], list[int]]:
+    """Draw the masks of dropout between layers, and the seed of each part: both empty if nothing is drawn."""
+    if rng is None or not (dropout or layout.draws):
+        return [], []
     generator = np.random.default_rng(rng)
-    shape = (T, B, layout.directions * layout.hidden_size)
+    masks = dropout_masks(layout, T, B, dropout, generator)
+    parts = layout.parts if layout.draws else 0
+    return masks, generator.integers(2**64, size=parts, dtype=np.uint64).tolist()
+
+
+def dropout_masks(
+    layout: Layout, T: int, B: int, dropout: float, generator: np.random.Generator
+) -> list[Array]:
+    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
+    if not dropout:
+        return []
+    shape = (T, B, layout.directions * layout.width)
     masks = []
     for _ in range(layout.layers - 1):
         mask = empty(shape, layout.dtype)
@@ -563,8 +591,8 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
     if parts is None:
         return None
     if directions == 2:
-        T, B = parts.shape[1:3]
-        turned = [course.turned(part.reshape(T, B, -1), n % 2) for n, part in enumerate(parts)]
+        tokens, size = parts.shape[1:3], math.prod(parts.shape[3:])
+        turned = [course.turned(part.reshape(*tokens, size), n % 2) for n, part in enumerate(parts)]
         parts = np.stack(turned).reshape(parts.shape)
     return course.unsorted(parts, 2)
 
@@ -576,9 +604,10 @@ def cell_of(core: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:
-    """Return new states h and c, (L*D, B, H); None for c where there is no cell state."""
-    shape = (layout.parts, B, layout.hidden_size)
-    return empty(shape, layout.dtype), empty(shape, layout.dtype) if layout.has_cell_state else None
+    """Return new states h (L*D, B, P) and c (L*D, B, H); None for c where there is no cell state."""
+    rows, dtype = (layout.parts, B), layout.dtype
+    h = empty((*rows, layout.width), dtype)
+    return h, empty((*rows, layout.hidden_size), dtype) if layout.has_cell_state else None
 
 
 def copy_of(array: Array | None) -> Array | None:
@@ -607,15 +636,15 @@ def joined(outputs: Sequence[Array], course: Course) -> Array:
     if len(outputs) == 1:
         return outputs[0]
     ahead, back = outputs
-    T, B, H = ahead.shape
-    both = empty((T, B, 2 * H), ahead.dtype)
-    both[..., :H], both[..., H:] = ahead, course.turned(back, 1)
+    T, B, P = ahead.shape
+    both = empty((T, B, 2 * P), ahead.dtype)
+    both[..., :P], both[..., P:] = ahead, course.turned(back, 1)
     return both
 
 
 def part_of(d_output: Array, direction: int, directions: int, course: Course) -> Array:
-    """Return what the error (T, B, D*H) means for one direction, as that meets the steps: (T, B, H)."""
+    """Return what the error (T, B, D*P) means for one direction, as that meets the steps: (T, B, P)."""
     if directions == 1:
         return d_output
-    H = d_output.shape[2] // 2
-    return contiguous(course.turned(d_output[..., direction * H :][..., :H], direction), d_output.dtype)
+    P = d_output.shape[2] // 2
+    return contiguous(course.turned(d_output[..., direction * P :][..., :P], direction), d_output.dtype)

@@ -45,6 +45,8 @@ class Part(NamedTuple):
     x : ndarray, (T, B, I)
     h_0 : ndarray, (B, H), or None
     lengths, resets : ndarray, or None
+    draws : tuple of int
+        Seed and number of the first step, or nothing.
     """
 
     core: Any
@@ -55,12 +57,17 @@ class Part(NamedTuple):
     h_0: Array | None
     lengths: Array | None
     resets: Array | None
+    draws: tuple[int, ...] = ()
+
+    def drawn(self, begin: int) -> tuple[int, ...]:
+        """Return the draws of a call that starts at step `begin`."""
+        return (self.draws[0], self.draws[1] + begin) if self.draws else ()
 
     def run(self, begin: int, end: int, h: Array | None, c: Array | None, *results: Array | None) -> None:
         """Run steps [begin, end) from states h, c: fills output, h_n, c_n, cells, gates, or None."""
         spans = cut(self.lengths, self.resets, begin, end)
         given = (self.cell, get_num_threads(), None, self.packed, self.x[begin:end], h, c)
-        self.core.forward(*given, *results, *spans)
+        self.core.forward(*given, *results, *spans, *self.drawn(begin))
 
 
 def whole_chunks(steps: int, B: int) -> int:
@@ -111,7 +118,7 @@ def cell_before(part: Part, hidden: Array, starts: Starts, n: int, step: int) ->
     c: Array = starts.cells[n, block]
     if begin == step:
         return c
-    h_n, c_n = empty(c.shape, c.dtype), empty(c.shape, c.dtype)
+    h_n, c_n = empty(hidden.shape[1:], c.dtype), empty(c.shape, c.dtype)
     h = hidden[begin - 1] if begin else part.h_0
     part.run(begin, step, h, c, empty(hidden[begin:step].shape, c.dtype), h_n, c_n, None, None)
     return c_n
@@ -119,7 +126,7 @@ def cell_before(part: Part, hidden: Array, starts: Starts, n: int, step: int) ->
 
 def backward(
     part: Part,
-    saved: int,
+    gate_shape: tuple[int, int],
     hidden: Array,
     starts: Array | None,
     every: int,
@@ -136,9 +143,9 @@ def backward(
     Parameters
     ----------
     part : Part
-    saved : int
-        How many gates of each unit a tape keeps.
-    hidden : ndarray, (T, B, H)
+    gate_shape : tuple of int
+        How many gates of each unit a tape keeps, and H.
+    hidden : ndarray, (T, B, P)
     starts : ndarray, (blocks, B, H), or None
         c before the first step of each block.
     every : int
@@ -150,16 +157,17 @@ def backward(
         (T, B, 3).
     step_clip : tuple of float, or None
     """
-    T, B, H = hidden.shape
+    T, B, P = hidden.shape
+    H = gate_shape[1]
     most, dtype, has_c = min(every, T), hidden.dtype, starts is not None
-    again, gates = empty((most, B, H), dtype), empty((most, B, saved, H), dtype)
+    again, gates = empty((most, B, P), dtype), empty((most, B, *gate_shape), dtype)
     cells = empty((most, B, H), dtype) if has_c else None
     d_output, *handed = errors
     for n, (begin, end) in reversed(list(enumerate(blocks(T, every)))):
         h = hidden[begin - 1] if begin else part.h_0
         c = None if starts is None else starts[n]
         ran, kept_c = slice(begin, end), None if cells is None else cells[: end - begin]
-        last = [empty((B, H), dtype), empty((B, H), dtype) if has_c else None]
+        last = [empty((B, P), dtype), empty((B, H), dtype) if has_c else None]
         part.run(begin, end, h, c, again[: end - begin], *last, kept_c, gates[: end - begin])
         tape = (part.x[ran], h, c, hidden[ran], kept_c, gates[: end - begin])
         received = list(d_states) if begin == 0 else last
@@ -167,7 +175,10 @@ def backward(
             *(part.cell, get_num_threads(), part.weights, *tape, _in(d_output, ran), *handed),
             *(d_x[ran], *received, d_weights, *(_in(array, ran) for array in steps)),
             *cut(part.lengths, part.resets, begin, end),
-            *(step_clip, _in(clipped, ran), end < T),
+            *part.drawn(begin),
+            step_clip=step_clip,
+            clipped=_in(clipped, ran),
+            accumulate=end < T,
         )
         handed = received
 

@@ -26,7 +26,7 @@ __all__ = [
 Array: TypeAlias = "NDArray[Any]"
 Parameters: TypeAlias = "tuple[Array | None, ...]"
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
 
 
 class Cell(NamedTuple):
@@ -36,6 +36,15 @@ class Cell(NamedTuple):
     activations: tuple[str, ...] = ("sigmoid", "tanh", "tanh")
     coupled: bool = False
     cell_clip: float | None = None
+    proj_clip: float | None = None
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    reset_after: bool = True
+
+    @property
+    def of_lstm(self) -> tuple[Any, ...]:
+        """What the specification of the LSTM takes."""
+        return self[1:-1]
 
 
 class Packed:
@@ -73,17 +82,23 @@ def forward(
     gates: Array | None,
     lengths: Array | None = None,
     resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
 ) -> None:
-    """Fill output (T,B,H), h_n, c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H)."""
+    """Fill output (T,B,P), h_n (B,P), c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H).
+
+    P is H but for a projection.
+    """
     weights = _named(packed.parameters if packed is not None else parameters)
     h_0 = _or_zeros(h_0, h_n)
     if cell.kind == "LSTM":
         assert c_n is not None
         given = x, h_0, _or_zeros(c_0, c_n), weights
-        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets, *cell[1:])
+        options = *cell.of_lstm, seed, first_step
+        results: tuple[Array, ...] = reference.lstm_forward(*given, lengths, resets, *options)
         targets: tuple[Array | None, ...] = (output, h_n, c_n, cells, gates)
     elif cell.kind == "GRU":
-        results = reference.gru_forward(x, h_0, weights, lengths, resets)
+        results = reference.gru_forward(x, h_0, weights, lengths, resets, cell.reset_after)
         targets = (output, h_n, gates)
     else:
         results = reference.rnn_forward(x, h_0, weights, cell.activations[0], lengths, resets)
@@ -114,50 +129,39 @@ def backward(
     d_cells: Array | None,
     lengths: Array | None = None,
     resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
     step_clip: reference.StepClip | None = None,
     clipped: Array | None = None,
     accumulate: bool = False,
 ) -> None:
-    """Fill every gradient that is given: d_x (T,B,I), d_h_0, d_c_0 (B,H), d_parameters, d_hidden, d_cells.
+    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells.
 
     `step_clip` and `clipped` are those of the specification; with `accumulate` d_parameters are added to.
     """
     clip: Any = {"step_clip": step_clip or reference.NO_CLIP, "clipped": clipped}
-    state = np.empty((output.shape[1], output.shape[2]), output.dtype)
-    weights, h_0 = _named(parameters), _or_zeros(h_0, state)
-    errors, d_h_n = _or_zeros(d_output, output), _or_zeros(d_h_n, state)
+    weights, state = _named(parameters), np.empty(output.shape[1:], output.dtype)
+    h_0, d_h_n, errors = _or_zeros(h_0, state), _or_zeros(d_h_n, state), _or_zeros(d_output, output)
     if cell.kind == "LSTM":
         assert cells is not None
         assert gates is not None
+        state = np.empty(cells.shape[1:], cells.dtype)
+        tape = x, h_0, _or_zeros(c_0, state), weights, output, cells, gates
+        options = *cell.of_lstm, seed, first_step
         dx, dh, dc, d_weights, *steps = reference.lstm_backward(
-            x,
-            h_0,
-            _or_zeros(c_0, state),
-            weights,
-            output,
-            cells,
-            gates,
-            errors,
-            d_h_n,
-            _or_zeros(d_c_n, state),
-            lengths,
-            resets,
-            *cell[1:],
-            **clip,
+            *tape, errors, d_h_n, _or_zeros(d_c_n, state), lengths, resets, *options, **clip
         )
         results: tuple[Array, ...] = (dx, dh, dc, *steps)
         targets: tuple[Array | None, ...] = (d_x, d_h_0, d_c_0, d_hidden, d_cells)
     else:
         if cell.kind == "GRU":
             assert gates is not None
-            found = reference.gru_backward(
-                x, h_0, weights, output, gates, errors, d_h_n, lengths, resets, **clip
-            )
+            given = x, h_0, weights, output, gates, errors, d_h_n, lengths, resets
+            found = reference.gru_backward(*given, cell.reset_after, **clip)
         else:
             kind = cell.activations[0]
-            found = reference.rnn_backward(
-                x, h_0, weights, output, errors, d_h_n, kind, lengths, resets, **clip
-            )
+            rest = output, errors, d_h_n, kind, lengths, resets
+            found = reference.rnn_backward(x, h_0, weights, *rest, **clip)
         dx, dh, d_weights, hidden = found
         results, targets = (dx, dh, hidden), (d_x, d_h_0, d_hidden)
     for target, result in zip(targets, results, strict=True):
@@ -169,7 +173,7 @@ def backward(
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:
     assert parameters is not None
-    return {n: array for n, array in zip(_NAMES, parameters, strict=True) if array is not None}
+    return {n: array for n, array in zip(_NAMES, parameters, strict=False) if array is not None}
 
 
 def _or_zeros(array: Array | None, like: Array) -> Array:
@@ -177,21 +181,21 @@ def _or_zeros(array: Array | None, like: Array) -> Array:
 
 
 class Stream:
-    """One sequence, or a batch of them, step by step; `h` and `c` (B,H) are updated in place.
+    """One sequence, or a batch of them, step by step; `h` (L,B,P) and `c` (L,B,H) are updated in place.
 
-    A `batch_size` of 0 with states of one row means unbatched: x (I,), output (H,).
+    A `batch_size` of 0 with states of one row means unbatched: x (I,), output (P,).
     """
 
-    def __init__(self, packed: Packed, batch_size: int, h: Array, c: Array | None) -> None:
-        self._packed, self._h, self._c = packed, h, c
-        self._weights = _named(packed.parameters)
-        H, I = h.shape[1], self._weights["weight_ih"].shape[1]
-        batched = batch_size > 0 or len(h) == 0
+    def __init__(self, packs: tuple[Packed, ...], batch_size: int, h: Array, c: Array | None) -> None:
+        self._packs, self._h, self._c = packs, h, c
+        self._weights = [array for packed in packs for array in packed.parameters if array is not None]
+        P, I = h.shape[2], self._weights[0].shape[1]
+        batched = batch_size > 0 or h.shape[1] == 0
         self._x_shape = (batch_size, I) if batched else (I,)
-        self._out_shape = (batch_size, H) if batched else (H,)
+        self._out_shape = (batch_size, P) if batched else (P,)
 
     def step(self, x: Any, out: Array | None = None) -> Array:
-        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,H) or (H,)."""
+        """Advance by one step: x (B,I) or (I,) to a new array, or `out`, (B,P) or (P,)."""
         dtype = self._h.dtype
         array = np.asarray(x)
         if array.dtype.newbyteorder("=") not in (dtype, np.dtype(np.float32)):
@@ -200,12 +204,13 @@ class Stream:
             raise ValueError(f"x: expected shape {self._x_shape}, got {array.shape}")
         if out is not None:
             self.check_out(array, out)
-        sequence = array.astype(dtype).reshape(1, len(self._h), self._weights["weight_ih"].shape[1])
-        output, states = np.empty((1, *self._h.shape), dtype), (self._h, self._c)
-        forward(self._packed.cell, 1, None, self._packed, sequence, *states, output, *states, None, None)
-        h = output[0]
+        rows = array.astype(dtype).reshape(1, self._h.shape[1], self._weights[0].shape[1])
+        for n, packed in enumerate(self._packs):
+            output, states = np.empty_like(self._h[:1]), (self._h[n], None if self._c is None else self._c[n])
+            forward(packed.cell, 1, None, packed, rows, *states, output, *states, None, None)
+            rows = output
         out = np.empty(self._out_shape, dtype) if out is None else out
-        out[...] = h.reshape(self._out_shape)
+        out[...] = rows.reshape(self._out_shape)
         return out
 
     def check_out(self, x: Array, out: Array) -> None:
@@ -220,6 +225,6 @@ class Stream:
             raise ValueError("out: expected a writable, C-contiguous, aligned array")
         if any(
             np.may_share_memory(out, other)
-            for other in (x, self._h, *([] if self._c is None else [self._c]), *self._weights.values())
+            for other in (x, self._h, *([] if self._c is None else [self._c]), *self._weights)
         ):
             raise ValueError("out: overlaps the input or the state of the stream")

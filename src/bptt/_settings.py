@@ -1,4 +1,4 @@
-"""The settings of layers: their defaults, which of them must still have it, and their check."""
+"""The settings of layers: their defaults and their check."""
 
 from __future__ import annotations
 
@@ -36,16 +36,9 @@ GRU: dict[str, Any] = {**_STACK, "reset_after": True, **_REAL}
 RNN: dict[str, Any] = {"num_layers": 1, "nonlinearity": "tanh", **_STACK, **_REAL}
 
 NONLINEARITIES = ("tanh", "relu", "identity")
-_LATER = (
-    "proj_size",
-    "proj_clip",
-    "recurrent_dropout",
-    "zoneout",
-    "reset_after",
-)
 
 
-def checked(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def checked(given: dict[str, Any]) -> dict[str, Any]:
     """Check the arguments of a layer and return them in their own types."""
     settings = dict(given)
     for name, minimum in (("input_size", 0), ("hidden_size", 1), ("num_layers", 1), ("proj_size", 0)):
@@ -57,6 +50,8 @@ def checked(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     for name in ("dropout", "recurrent_dropout", "zoneout"):
         if name in given:
             settings[name] = _check.number(name, given[name], 0.0, 1.0)
+            if settings[name] == 1 and name != "dropout":  # nothing would ever be new
+                raise ValueError(f"{name}: expected a number at least 0 and below 1, got {given[name]!r}")
     for name in ("cell_clip", "proj_clip"):
         if given.get(name) is not None:
             settings[name] = _check.number(name, given[name], above=True)
@@ -67,7 +62,14 @@ def checked(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
             f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}, got {given['nonlinearity']!r}"
         )
     settings["dtype"] = _check.layer_dtype(given["dtype"])
-    for name in _LATER:
-        if name in given:
-            _check.not_yet(name, settings[name], defaults[name])
+    _projection(settings)
     return settings
+
+
+def _projection(settings: dict[str, Any]) -> None:
+    """Refuse a projection that is not smaller than the state, as torch does, and a clip of none."""
+    H, P = settings["hidden_size"], settings.get("proj_size", 0)
+    if P >= H:
+        raise ValueError(f"proj_size: expected less than hidden_size = {H}, got {P}")
+    if settings.get("proj_clip") is not None and not P:
+        raise ValueError("proj_clip: expected a projection to clip, got proj_size=0 (cell_clip holds c_t)")

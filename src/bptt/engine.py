@@ -107,6 +107,11 @@ class Engine:
         return self._layout.hidden_size
 
     @property
+    def proj_size(self) -> int:
+        """P, or 0 without a projection."""
+        return self._layout.proj_size
+
+    @property
     def num_layers(self) -> int:
         """L."""
         return self._layout.layers
@@ -151,14 +156,14 @@ class Engine:
         x : array_like, (T, B, I), (B, T, I) with `batch_first`, or (T, I)
             Of the engine's dtype; a float64 engine takes float32 too.
         state : tuple of array_like, optional
-            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H).
+            h_0 and c_0, each (L*D, B, H), unbatched (L*D, H); h_0 with P in place of H if projected.
         lengths, resets
             As for a call of the layer.
 
         Returns
         -------
         output : ndarray
-            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H); D*P if projected.
         (h_n, c_n) : tuple of ndarray
             The state after the last step, shaped like `state`.
 
@@ -230,14 +235,13 @@ class Stream:
         "_core": None,
         "_h": None,
         "_packs": None,
-        "_streams": None,
         "batch_size": "B, or None for a single sequence.",
         "engine": "The engine whose weights the stream uses.",
         "step": """``step(x, out=None)``: advance by one step and return the output of the layer.
 
         x : array_like, (I,) or (B, I)
             Of the engine's dtype; a float64 engine takes float32 too.
-        out : ndarray, (H,) or (B, H), optional
+        out : ndarray, (H,) or (B, H), P in place of H if projected, optional
             Where to write the output; C-contiguous, of the engine's dtype, apart from x. By default a new
             array.
         """,
@@ -253,29 +257,12 @@ class Stream:
         self.engine = engine
         self.batch_size = None if batch_size is None else rows
         self._core = _backend.core() if rows else _reference_core  # the kernels need a row; NumPy does not
-        self._h = np.zeros((engine.num_layers, rows, engine.hidden_size), engine.dtype)
-        self._c = np.zeros_like(self._h) if engine._layout.has_cell_state else None
+        layout, states = engine._layout, (engine.num_layers, rows)
+        self._h = np.zeros((*states, layout.width), engine.dtype)
+        self._c = np.zeros((*states, layout.hidden_size), engine.dtype) if layout.has_cell_state else None
         self._packs = engine._packed(self._core)
         size = self.batch_size or 0
-        self._streams = [
-            self._core.Stream(packed, size, h, c)
-            for packed, h, c in zip(self._packs, self._h, self._each_c(), strict=True)
-        ]
-        self.step = self._streams[0].step if engine.num_layers == 1 else self._stacked_step
-
-    def _each_c(self) -> list[NDArray[Any] | None]:
-        """Return c of each layer, or as many times None."""
-        return [None] * len(self._h) if self._c is None else list(self._c)
-
-    def _stacked_step(self, x: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Every layer advances by one step on the output of the one below."""
-        if out is not None:  # before the first layer advances
-            for stream in self._streams:
-                stream.check_out(np.asarray(x), out)
-        for stream in self._streams[:-1]:
-            x = stream.step(x)
-        result: NDArray[Any] = self._streams[-1].step(x, out)
-        return result
+        self.step = self._core.Stream(tuple(self._packs), size, self._h, self._c).step
 
     @property
     def _layout(self) -> Layout:
@@ -307,7 +294,7 @@ class Stream:
 
         Returns
         -------
-        ndarray, (T, B, H) or (T, H)
+        ndarray, (T, B, H) or (T, H), P in place of H if projected
             The output of every step; the same bits as from T calls of ``step``.
 
         Raises

@@ -48,8 +48,9 @@ def torch(layer: Layer, seed: Any = None) -> Layer:
 def keras(layer: Layer, seed: Any = None) -> Layer:
     """Initialise as Keras does: Glorot for the input, orthogonal for the recurrence, forget bias 1.
 
-    ``weight_ih`` is uniform between plus and minus sqrt(6 / (I + rows)), rows all gates together; the columns
-    of ``weight_hh`` are orthonormal; peepholes and biases are zero but for the forget gate of an LSTM.
+    ``weight_ih`` is uniform between plus and minus sqrt(6 / (I + rows)), rows all gates together, and the
+    ``weight_hr`` of a projection likewise; the columns of ``weight_hh`` are orthonormal; peepholes and biases
+    are zero but for the forget gate of an LSTM.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def keras(layer: Layer, seed: Any = None) -> Layer:
     """
     rng = np.random.default_rng(seed)
     for name, array in _checked(layer).parameters.items():
-        if name.startswith("weight_ih"):
+        if name.startswith(("weight_ih", "weight_hr")):
             bound = math.sqrt(6 / sum(array.shape))
             array[...] = rng.uniform(-bound, bound, array.shape)
         elif name.startswith("weight_hh"):

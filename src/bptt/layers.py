@@ -14,7 +14,7 @@ __all__ = ["GRU", "LSTM", "RNN"]
 
 
 class LSTM(Recurrent):
-    """Long short-term memory: stacked or not, in one or two directions, with or without peepholes.
+    """Long short-term memory: stacked or not, in one or two directions, with every usual option.
 
     The positional arguments are those of ``torch.nn.LSTM``, in its order. A layer's settings are fixed once
     it is made; its weights change in place, through `parameters`.
@@ -35,20 +35,26 @@ class LSTM(Recurrent):
     bidirectional : bool
         Every layer also runs from the last step to the first (D is 2); its output stands beside the other's,
         (T, B, 2H).
-    proj_size
-        Only 0 is supported yet.
+    proj_size : int
+        P: h_t is projected to that many numbers, fewer than H, on its way to the output, to the next step
+        and to the next layer. 0 for none.
     peephole : bool
         Input and forget gate see c_{t-1}, the output gate sees c_t, each through a weight of its own per
         unit.
     coupled : bool
         The forget gate is 1 minus the input gate; block f of the parameters is not used, its gradient zero.
-    cell_clip : float, optional
-        Every c_t is held between minus this and this; no gradient flows through a bound.
+    cell_clip, proj_clip : float, optional
+        Every new c_t, and every projected h_t, is held between minus this and this; no gradient flows through
+        a bound.
+    recurrent_dropout : float
+        Probability with which a unit of h_{t-1} is dropped on its way into the recurrent product, at all
+        steps of a sequence or at none, in `forward` with an `rng`; what stays is scaled by 1/(1-p).
+    zoneout : float
+        Probability with which a unit of c_t, and on its own one of h_t, stays what it was at t-1, in
+        `forward` with an `rng`; everywhere else the new state is the expectation over that.
     activations : tuple of str
         Of the gates, of the candidate and of the output: "sigmoid", "hard_sigmoid" (0.2 z + 0.5 between 0 and
         1), "tanh", "relu", "softsign" or "identity".
-    proj_clip, recurrent_dropout, zoneout
-        Only the defaults are supported yet.
     dtype : {numpy.float32, numpy.float64}
         Of parameters, inputs and results. A float64 layer takes float32 inputs too; a float32 layer refuses
         float64.
@@ -61,17 +67,19 @@ class LSTM(Recurrent):
         Mapping from name to a writable array: ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H),
         ``bias_ih_l0`` and ``bias_hh_l0`` (4H,), ``weight_peephole_l0`` (3, H); gates in the order i, f, g,
         o, peepholes i, f, o; ``_l1`` and so on for further layers, whose I is D*H, and ``_reverse`` at the
-        end for the reverse direction. They are views of ``parameters.flat``.
+        end for the reverse direction. With a projection ``weight_hr_l0`` is (P, H), ``weight_hh_l0`` (4H, P)
+        and the I of further layers D*P. They are views of ``parameters.flat``.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value, or one that is not supported yet; the message names it.
+        If an argument has a wrong type or value; the message names it.
 
     Notes
     -----
     Hochreiter and Schmidhuber (1997); forget gate: Gers, Schmidhuber and Cummins (2000); peepholes: Gers and
-    Schmidhuber (2000); coupled gates: Greff et al. (2017).
+    Schmidhuber (2000); coupled gates: Greff et al. (2017); projection: Sak, Senior and Beaufays (2014);
+    recurrent dropout: Gal and Ghahramani (2016); zoneout: Krueger et al. (2017).
 
     Examples
     --------
@@ -80,6 +88,8 @@ class LSTM(Recurrent):
     >>> output, (h_n, c_n) = layer(np.ones((5, 2, 3), np.float32))
     >>> output.shape, h_n.shape, c_n.shape
     ((5, 2, 4), (1, 2, 4), (1, 2, 4))
+    >>> bptt.LSTM(3, 4, proj_size=2).parameters["weight_hr_l0"].shape
+    (2, 4)
     """
 
     _DEFAULTS = _settings.LSTM
@@ -118,7 +128,9 @@ class LSTM(Recurrent):
         self._make(locals())
 
     def _cell(self) -> tuple[Any, ...]:
-        return "LSTM", self.activations, self.coupled, self.cell_clip
+        cell = "LSTM", self.activations, self.coupled, self.cell_clip
+        rarer = self.proj_clip, self.recurrent_dropout, self.zoneout
+        return (*cell, *rarer) if any(rarer) else cell
 
 
 class GRU(Recurrent):
@@ -131,8 +143,9 @@ class GRU(Recurrent):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
         As for `LSTM`.
     reset_after : bool
-        Whether the reset gate scales the product with the recurrent weights, as in torch and cuDNN. False,
-        the original form, is not supported yet.
+        Whether the reset gate scales the product of the candidate's recurrent weights with h_{t-1}, as in
+        torch, cuDNN and Keras, or h_{t-1} itself before that product, the original form, as in ONNX
+        (``linear_before_reset`` 0).
 
     Attributes
     ----------
@@ -143,11 +156,11 @@ class GRU(Recurrent):
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type or value, or one that is not supported yet; the message names it.
+        If an argument has a wrong type or value; the message names it.
 
     Notes
     -----
-    Cho et al. (2014).
+    Cho et al. (2014), with the reset gate before the product.
 
     Examples
     --------
@@ -180,7 +193,7 @@ class GRU(Recurrent):
         self._make(locals())
 
     def _cell(self) -> tuple[Any, ...]:
-        return ("GRU",)
+        return ("GRU",) if self.reset_after else ("GRU", (), False, None, None, 0.0, 0.0, False)
 
 
 class RNN(Recurrent):

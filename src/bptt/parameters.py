@@ -19,8 +19,14 @@ Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Weights: TypeAlias = "tuple[NDArray[Any] | None, ...]"
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
-_SYMBOLS = {"weight_ih": "({}, I)", "weight_hh": "({}, H)", "bias": "({},)", "weight_peephole": "(3, H)"}
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
+_SYMBOLS = {
+    "weight_ih": "({rows}, I)",
+    "weight_hh": "({rows}, {h})",
+    "bias": "({rows},)",
+    "weight_peephole": "(3, H)",
+    "weight_hr": "(P, H)",
+}
 
 
 class Parameters(Mapping[str, NDArray[Any]]):
@@ -107,13 +113,13 @@ class Parameters(Mapping[str, NDArray[Any]]):
 
     def _symbols(self, name: str) -> str:
         """Spell the shape of a parameter in letters."""
-        rows, hidden_size = next(
-            (s for key, s in self._shapes.items() if key.startswith("weight_hh")), (0, 1)
-        )
-        gates = rows // hidden_size
+        shapes = {key.rpartition("_l")[0]: shape for key, shape in self._shapes.items()}
+        rows, width = shapes.get("weight_hh", (0, 1))
+        projected = "weight_hr" in shapes
+        gates = rows // (shapes["weight_hr"][1] if projected else width)
         for prefix, symbols in _SYMBOLS.items():
             if name.startswith(prefix):
-                return symbols.format(f"{gates}*H" if gates > 1 else "H")
+                return symbols.format(rows=f"{gates}*H" if gates > 1 else "H", h="P" if projected else "H")
         return "shape"
 
     def load(self, values: Mapping[str, Any]) -> None:
@@ -190,6 +196,7 @@ def layer_shapes(
     peephole: bool,
     layers: int,
     directions: int,
+    proj_size: int = 0,
 ) -> Shapes:
     """Return the names and shapes of a layer's parameters: those of torch.nn, and the peepholes.
 
@@ -203,26 +210,30 @@ def layer_shapes(
         Whether there are biases and peephole weights.
     layers, directions : int
         L and D.
+    proj_size : int
+        P, or 0 without a projection.
 
     Returns
     -------
     dict of str to tuple of int
         In the order in which the kernels take them; gates i, f, g, o or r, z, n, peepholes i, f, o.
     """
-    rows = gates * hidden_size
+    rows, out = gates * hidden_size, proj_size or hidden_size
     shapes: Shapes = {}
     for n, end in enumerate(suffixes(layers, directions)):
-        width = input_size if n < directions else directions * hidden_size
-        shapes |= {f"weight_ih{end}": (rows, width), f"weight_hh{end}": (rows, hidden_size)}
+        width = input_size if n < directions else directions * out
+        shapes |= {f"weight_ih{end}": (rows, width), f"weight_hh{end}": (rows, out)}
         if bias:
             shapes |= {f"bias_ih{end}": (rows,), f"bias_hh{end}": (rows,)}
         if peephole:
             shapes[f"weight_peephole{end}"] = (3, hidden_size)
+        if proj_size:
+            shapes[f"weight_hr{end}"] = (proj_size, hidden_size)
     return shapes
 
 
 def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
-    """Return what the kernels take of each part: weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole."""
+    """Return what the kernels take of each part: matrices, biases, peepholes, projection; None: not there."""
     return [tuple(parameters.get(name + end) for name in _KINDS) for end in suffixes(layers, directions)]
 
 

@@ -51,7 +51,7 @@ class Recurrent:
     def _make(self, given: Mapping[str, Any]) -> None:
         """Check the settings, among the local variables of a constructor, and make the parameters."""
         names = ("input_size", "hidden_size", *self._DEFAULTS)
-        settings = checked({name: given[name] for name in names}, self._DEFAULTS)
+        settings = checked({name: given[name] for name in names})
         dropout, num_layers = settings["dropout"], settings["num_layers"]
         if dropout > 0 and num_layers == 1:
             text = (
@@ -60,10 +60,10 @@ class Recurrent:
             )
             warnings.warn(text, UserWarning, stacklevel=3)
         I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
+        P, peephole = settings.get("proj_size", 0), settings.get("peephole", False)
         L, D = num_layers, 1 + settings["bidirectional"]
-        _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+2": max(I, D * H) + H + 2})
-        peephole = settings.get("peephole", False)
-        shapes = layer_shapes(self._GATES, I, H, settings["bias"], peephole, L, D)
+        _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+P+2": max(I, D * H) + H + P + 2})
+        shapes = layer_shapes(self._GATES, I, H, settings["bias"], peephole, L, D, P)
         parameters = Parameters(shapes, real)
         initialise(parameters, H**-0.5, given["seed"])
         self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
@@ -84,7 +84,8 @@ class Recurrent:
         self.__dict__.update(state)
         L, D = self.num_layers, 1 + self.bidirectional
         sizes = self.input_size, self.hidden_size
-        self._layout = Layout(*sizes, self.batch_first, self.dtype, L, D, self._cell())
+        proj_size = getattr(self, "proj_size", 0)
+        self._layout = Layout(*sizes, self.batch_first, self.dtype, L, D, self._cell(), proj_size)
         self._weights = layer_weights(self.parameters, L, D)
 
     def __repr__(self) -> str:
@@ -106,7 +107,7 @@ class Recurrent:
             Inputs of the layer's dtype (a float64 layer takes float32 too). Any strides; never written.
         state : tuple of array_like, or array_like, optional
             h_0 and c_0 of an LSTM, h_0 of the others, each (L*D, B, H), unbatched (L*D, H), also with
-            `batch_first`. Zeros by default.
+            `batch_first`; with a projection h_0 has P in place of H, here and everywhere. Zeros by default.
         lengths : array_like of int, (B,), optional
             Steps of each row, 0 to T, in any order. Past them `x` is not read and the output is zero; the
             state is that after the last of them, and the reverse direction starts there.
@@ -117,7 +118,7 @@ class Recurrent:
         Returns
         -------
         output : ndarray
-            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H).
+            h_t of every step of the last layer: (T, B, D*H), (B, T, D*H) or (T, D*H); D*P with a projection.
         (h_n, c_n) or h_n : tuple of ndarray, or ndarray
             The state after the last step, shaped like `state`.
 
@@ -160,7 +161,8 @@ class Recurrent:
             The gradients are the same to the bit; for that k is rounded up so that k * B is a multiple of 256
             or so. ``tape.cells`` and ``tape.gates`` cannot be read then. An `RNN` keeps neither anyway.
         rng : numpy.random.Generator or int, optional
-            For dropout; without one it is off. The same seed drops the same elements.
+            For dropout, recurrent dropout and zoneout; without one the first two are off, and zoneout is its
+            expectation. The same seed draws the same.
 
         Returns
         -------
@@ -185,8 +187,8 @@ class Recurrent:
         T, B, _ = x.shape
         h_0, c_0 = layout.state(state, B, batched)
         course = _network.course_of(layout, lengths, resets, T, B, batched)
-        masks = _network.dropout_masks(layout, T, B, self.dropout, rng)
-        given = (self._weights, x, h_0, c_0, masks, course, every)
+        drawn = _network.draw(layout, T, B, self.dropout, rng)
+        given = (self._weights, x, h_0, c_0, *drawn, course, every)
         results = _network.forward(_backend.core(), layout, *given)
         return Tape(self._owner, layout, batched, *results)
 

@@ -83,13 +83,18 @@ class Tape:
         Raises
         ------
         ValueError
-            As `last`, or if the other tape is another layer's.
+            As `last`, if the other tape is another layer's, or if recurrent dropout or zoneout was drawn:
+            each tape has draws of its own.
         """
         tape.kept(self._owner, self._layout)
         self._check_cuttable()
         tape._check_cuttable()
         if tape.steps >= steps:
             return tape.last(steps)
+        if self._kept.seeds or tape._kept.seeds:
+            raise ValueError(
+                "tape: recurrent dropout or zoneout was drawn, which cannot go on in another tape"
+            )
         return tape._windowed(self._kept.last(steps - tape.steps).followed_by(tape._kept))
 
     def _check_cuttable(self) -> None:
@@ -103,7 +108,10 @@ class Tape:
 
     @property
     def output(self) -> NDArray[Any]:
-        """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H)."""
+        """h_t of every step in the shape that the layer returns: (T, B, D*H), (B, T, D*H) or (T, D*H).
+
+        With a projection there is P in place of H, here and in all that is h.
+        """
         return _read_only(self._layout.as_given(self._output, self._batched))
 
     @property
@@ -155,8 +163,8 @@ class Tape:
         return _read_only(ordered)
 
     def __repr__(self) -> str:
-        _, T, B, H = self._kept.hidden.shape
-        return f"Tape(T={T}, B={B}, H={H}, {self._layout.dtype})"
+        _, T, B, _ = self._kept.hidden.shape
+        return f"Tape(T={T}, B={B}, H={self._layout.hidden_size}, {self._layout.dtype})"
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -178,8 +186,8 @@ class Gradients:
     parameters : Parameters
         Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
     hidden, cells : ndarray or None
-        With ``steps=True``, (L*D, T, B, H): the whole gradient that reaches h_t and c_t, from step t itself
-        and from all later steps. Else None.
+        With ``steps=True``, (L*D, T, B, H), or P for h with a projection: the whole gradient that reaches h_t
+        and c_t, from step t itself and from all later steps. Else None.
     clipped : dict of str to ndarray, or None
         With ``steps=True`` and `step_clip`, for each finite bound (L*D, T) int64: how many elements it held
         in step t. At "hidden" and "cell" these are of what step t hands to the state before it, the initial

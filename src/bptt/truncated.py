@@ -123,7 +123,7 @@ class TruncatedBPTT:
         x : array_like, (n, B, I), (B, n, I) with `batch_first`, or (n, I)
             1 to k1 steps; fewer than k1 are a block of their own. It is copied.
         resets, rng
-            As for ``layer.forward``.
+            As for ``layer.forward``. With k2 above k1 there is no `rng` for recurrent dropout and zoneout.
 
         Returns
         -------

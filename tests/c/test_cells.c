@@ -56,7 +56,7 @@ static void check_clipped(const bptt_problem *p, const int64_t *first, int64_t c
   int64_t all = 0;
   for (int64_t k = 0; k < count; k++) {
     all += p->clipped[k];
-    expect(p->clipped[k] >= 0 && p->clipped[k] <= 4 * p->H, "count out of range", p);
+    expect(p->clipped[k] >= 0 && p->clipped[k] <= 4 * p->H + p->P, "count out of range", p);
     expect(!p->lengths || k / 3 / p->B < p->lengths[k / 3 % p->B] || !p->clipped[k], "counted past a length", p);
   }
   expect(all > 0 || p->H == 1, "nothing was clipped", p);
@@ -66,15 +66,16 @@ static void check_clipped(const bptt_problem *p, const int64_t *first, int64_t c
 static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
   static const double bounds[3] = {0.05, 0.03, 0.02};
   int64_t *counts = NULL;
-  int64_t tokens = p.T * p.B, bh = p.B * p.H, G = gates * p.H;
+  int64_t tokens = p.T * p.B, W = p.P ? p.P : p.H, bh = p.B * W, bc = p.B * p.H, G = gates * p.H;
   int lstm = p.cell == BPTT_LSTM;
-  p.weight_ih = array(&p, G * p.I, 1), p.weight_hh = array(&p, G * p.H, 1);
+  p.weight_ih = array(&p, G * p.I, 1), p.weight_hh = array(&p, G * W, 1);
+  p.weight_hr = p.P ? array(&p, W * p.H, 1) : NULL;
   p.bias_ih = array(&p, G, 1), p.bias_hh = array(&p, G, 1);
   p.weight_peephole = lstm ? array(&p, 3 * p.H, 1) : NULL;
-  void *x = array(&p, tokens * p.I, 1), *d_output = array(&p, tokens * p.H, 1);
+  void *x = array(&p, tokens * p.I, 1), *d_output = array(&p, tokens * W, 1);
   p.x = x, p.d_output = d_output;
-  p.h_0 = array(&p, bh, 1), p.c_0 = lstm ? array(&p, bh, 1) : NULL;
-  p.d_h_n = array(&p, bh, 1), p.d_c_n = lstm ? array(&p, bh, 1) : NULL;
+  p.h_0 = array(&p, bh, 1), p.c_0 = lstm ? array(&p, bc, 1) : NULL;
+  p.d_h_n = array(&p, bh, 1), p.d_c_n = lstm ? array(&p, bc, 1) : NULL;
   if (with_spans) {
     int64_t *lengths = block_new((size_t)p.B * sizeof *lengths);
     uint8_t *resets = block_new((size_t)tokens);
@@ -85,42 +86,43 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
         resets[t * p.B + b] = noise() > 0.3;
         if (t >= lengths[b]) { /* whoever reads padding gets NaN */
           memset((char *)x + (size_t)((t * p.B + b) * p.I) * number(&p), 0xff, (size_t)p.I * number(&p));
-          memset((char *)d_output + (size_t)((t * p.B + b) * p.H) * number(&p), 0xff, (size_t)p.H * number(&p));
+          memset((char *)d_output + (size_t)((t * p.B + b) * W) * number(&p), 0xff, (size_t)W * number(&p));
         }
       }
     }
     p.lengths = lengths, p.resets = resets;
   }
   void *serial = NULL;
-  int64_t count = G * p.I + G * p.H;
+  int64_t count = G * p.I + G * W + p.P * p.H;
   for (int split = BPTT_SERIAL; split <= BPTT_SPLIT_HIDDEN; split++)
     for (int hoist = BPTT_HOIST_NEVER; hoist <= BPTT_HOIST_ALWAYS; hoist++) {
       p.split = split, p.hoist = hoist, p.threads = 2;
-      p.output = array(&p, tokens * p.H, 0), p.h_n = array(&p, bh, 0), p.c_n = lstm ? array(&p, bh, 0) : NULL;
+      p.output = array(&p, tokens * W, 0), p.h_n = array(&p, bh, 0), p.c_n = lstm ? array(&p, bc, 0) : NULL;
       p.cells = p.gates = NULL;
       expect(bptt_workspace(&p, BPTT_FORWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
       p.workspace = block_new((size_t)p.workspace_bytes);
       expect(bptt_forward(&p) == BPTT_OK, "forward", &p);
       void *inferred = p.output;
-      p.output = array(&p, tokens * p.H, 0);
+      p.output = array(&p, tokens * W, 0);
       p.cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
       p.gates = p.cell == BPTT_RNN ? NULL : array(&p, 4 * tokens * p.H, 0);
       expect(bptt_forward(&p) == BPTT_OK, "training forward", &p);
-      expect(!memcmp(inferred, p.output, (size_t)(tokens * p.H) * number(&p)), "inference has other bits", &p);
-      expect(all_finite(&p, p.output, tokens * p.H) && all_finite(&p, p.h_n, bh), "output is not finite", &p);
-      p.d_x = array(&p, tokens * p.I, 0), p.d_h_0 = array(&p, bh, 0), p.d_c_0 = lstm ? array(&p, bh, 0) : NULL;
-      p.d_weight_ih = array(&p, G * p.I, 0), p.d_weight_hh = array(&p, G * p.H, 0);
+      expect(!memcmp(inferred, p.output, (size_t)(tokens * W) * number(&p)), "inference has other bits", &p);
+      expect(all_finite(&p, p.output, tokens * W) && all_finite(&p, p.h_n, bh), "output is not finite", &p);
+      p.d_x = array(&p, tokens * p.I, 0), p.d_h_0 = array(&p, bh, 0), p.d_c_0 = lstm ? array(&p, bc, 0) : NULL;
+      p.d_weight_ih = array(&p, G * p.I, 0), p.d_weight_hh = array(&p, G * W, 0);
+      p.d_weight_hr = p.P ? array(&p, W * p.H, 0) : NULL;
       p.d_bias_ih = array(&p, G, 0), p.d_bias_hh = array(&p, G, 0);
       p.d_weight_peephole = lstm ? array(&p, 3 * p.H, 0) : NULL;
-      p.d_hidden = array(&p, tokens * p.H, 0), p.d_cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
+      p.d_hidden = array(&p, tokens * W, 0), p.d_cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
       p.step_clip = with_clip ? bounds : NULL;
       p.clipped = with_clip ? block_new((size_t)(3 * tokens) * sizeof *p.clipped) : NULL;
       expect(bptt_workspace(&p, BPTT_BACKWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
       p.workspace = block_new((size_t)p.workspace_bytes);
       expect(bptt_backward(&p) == BPTT_OK, "backward", &p);
       expect(all_finite(&p, p.d_x, tokens * p.I) && all_finite(&p, p.d_h_0, bh) &&
-                 all_finite(&p, p.d_hidden, tokens * p.H) && all_finite(&p, p.d_weight_ih, G * p.I) &&
-                 all_finite(&p, p.d_weight_hh, G * p.H) && all_finite(&p, p.d_bias_ih, G) &&
+                 all_finite(&p, p.d_hidden, tokens * W) && all_finite(&p, p.d_weight_ih, G * p.I) &&
+                 all_finite(&p, p.d_weight_hh, G * W) && all_finite(&p, p.d_bias_ih, G) &&
                  all_finite(&p, p.d_bias_hh, G),
              "gradient is not finite", &p);
       counts = counts ? counts : p.clipped;
@@ -128,7 +130,9 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
         check_clipped(&p, counts, 3 * tokens);
       char *all = block_new((size_t)count * number(&p));
       memcpy(all, p.d_weight_ih, (size_t)(G * p.I) * number(&p));
-      memcpy(all + (size_t)(G * p.I) * number(&p), p.d_weight_hh, (size_t)(G * p.H) * number(&p));
+      memcpy(all + (size_t)(G * p.I) * number(&p), p.d_weight_hh, (size_t)(G * W) * number(&p));
+      if (p.P)
+        memcpy(all + (size_t)(G * (p.I + W)) * number(&p), p.d_weight_hr, (size_t)(W * p.H) * number(&p));
       if (!serial)
         serial = all;
       expect(!memcmp(serial, all, (size_t)count * number(&p)), "gradients have other bits", &p);
@@ -144,7 +148,14 @@ int main(void) {
   } cells[] = {
       {BPTT_LSTM, 4, {0}},
       {BPTT_LSTM, 4, {.activations = {BPTT_HARD_SIGMOID, BPTT_SOFTSIGN, BPTT_RELU}, .coupled = 1, .cell_clip = 0.2}},
+      {BPTT_LSTM, 4, {.P = 3, .proj_clip = 0.1}},
+      {BPTT_LSTM,
+       4,
+       {.P = 23, .recurrent_dropout = 0.3, .zoneout = 0.2, .draws = 1, .seed = UINT64_MAX, .first_step = 7}},
+      {BPTT_LSTM, 4, {.recurrent_dropout = 0.3, .zoneout = 0.2, .draws = 1, .seed = 5, .cell_clip = 0.2}},
+      {BPTT_LSTM, 4, {.zoneout = 0.5}},
       {BPTT_GRU, 3, {0}},
+      {BPTT_GRU, 3, {.reset_before = 1}},
       {BPTT_RNN, 1, {0}},
       {BPTT_RNN, 1, {.activations = {BPTT_RELU}}},
   };

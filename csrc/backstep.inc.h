@@ -1,0 +1,375 @@
+/* One step backward: (L18) of step t+1, then the cell of step t as its epilogue. */
+
+typedef struct {
+  const bptt_problem *p;
+  plan plan;
+  cell_options options;
+  int64_t W;                /* numbers in a row of h */
+  int hh_gates;             /* whose dz flows back through weight_hh at once */
+  int64_t panels, h_panels, x_panels; /* over H, W and I */
+  int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
+  int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
+  REAL *hh; /* weight_hh in panels (pack.inc.h) */
+  REAL *second; /* of the second product, in panels over H; or NULL */
+  REAL *ih; /* weight_ih in panels, when d_x is wanted */
+  REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
+  REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
+  REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */
+  REAL *strip; /* one packed panel of `depth` rows for each thread */
+  REAL *packed; /* pack_gates() of all threads, SLACK apart */
+  int64_t packed_rows; /* of all threads together */
+  REAL *zero; /* (H or W) */
+  REAL *dh; /* (chunk, B, dh_pitch): gradients that go into the projection; padded as dz */
+  int64_t dh_pitch;
+  REAL *middle;  /* (chunk, B, H): what went into the projection */
+  REAL *c_next;  /* (chunk, B, H): c_t before zoneout, for the peephole of o */
+  REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
+  REAL *mask;    /* (B, W): dropout of h_{t-1} */
+  REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
+} NAME(backward_job);
+
+/* What one time step of one thread reads and writes. */
+typedef struct {
+  const NAME(backward_job) * job;
+  int64_t t;
+  const REAL *dz_next; /* (B, pitch) of step t+1, or NULL at the last step */
+  REAL *dz; /* (B, pitch) */
+  REAL *dh; /* (B, dh_pitch), with a projection */
+  int64_t slot; /* of step t in the chunk */
+  NAME(zone) zone;
+  const REAL *c_prev; /* rows c_pitch apart */
+  const REAL *h_prev; /* rows h_pitch apart */
+  int64_t c_pitch, h_pitch;
+} NAME(backward_step);
+
+/* What the tape says of `lanes` units from `unit` of row b. */
+INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+  const bptt_problem *p = s->job->p;
+  int64_t H = p->H, row = s->t * p->B + b;
+  int reset = is_reset(p, s->t, b);
+  vec saved[4], c = {0}, c_prev = {0}, h = {0}, h_prev = {0};
+  UNROLL for (int n = 0; n < SAVED; n++) saved[n] =
+      vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
+  if (HAS_CELL_STATE) {
+    c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
+    c_prev = vload_n((reset ? s->job->zero : s->c_prev + b * s->c_pitch) + unit, lanes);
+  }
+  if (READS_H_PREV)
+    h_prev = vload_n((reset ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
+  if (READS_H)
+    h = vload_n((const REAL *)p->output + row * H + unit, lanes);
+#if HAS_CELL_STATE
+  if (__builtin_expect(s->zone.share > 0, 0))
+    c = NAME(cell_next)(saved, c_prev, &s->job->options);
+#endif
+  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
+}
+
+/* Leaves in place of the gradient that reaches h_t the part that goes on into the cell; the rest goes to h_{t-1}. */
+INLINE vec NAME(through_zone)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec dh, int reset) {
+  int64_t at = b * s->job->W + unit;
+  vec kept = NAME(zone_kept)(&s->zone, s->zone.h, at);
+  vstore_n(s->job->carry_h + at, reset ? (vec){0} : kept * dh, lanes); /* (L28) */
+  return (vset1(1) - kept) * dh; /* (L29) */
+}
+
+/* What units of row b are clipped to in step t. */
+INLINE NAME(step_clip) NAME(clip_at)(const NAME(backward_job) * job, int64_t t, int64_t b) {
+  const bptt_problem *p = job->p;
+  int64_t *count = p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
+  return (NAME(step_clip)){p->step_clip, count, job->plan.split == BPTT_SPLIT_HIDDEN};
+}
+
+/* The gradient that reaches h_t: its own, and what flows back from step t+1. (L11) (G9) */
+INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec dh_rec) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t at = (s->t * p->B + b) * job->W + unit;
+  if (CARRIES_H)
+    dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0, 0))
+    dh_rec = dh_rec + vload_n(job->carry_h + b * job->W + unit, lanes);
+  if (s->dz_next) {
+    NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b);
+    dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
+  }
+  return p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
+}
+
+/* Step t of those units, given what flows back from step t+1; with a projection, what comes through it. */
+INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes,
+                                const NAME(cell_slopes) * slopes, vec dh_rec) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
+  int reset = is_reset(p, s->t, b), projected = HAS_CELL_STATE && s->dh, zoned = HAS_CELL_STATE && s->zone.share > 0;
+  const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
+  REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
+  vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, dh_rec), into = dh, dc = dh, kept = dh;
+  if (HAS_CELL_STATE || CARRIES_H)
+    dc = vload_n(carry, lanes);
+  if (__builtin_expect(zoned, 0)) {
+    into = projected ? dh : NAME(through_zone)(s, b, unit, lanes, dh, reset);
+    kept = NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit);
+  }
+  NAME(step_clip) clip = NAME(clip_at)(job, s->t, b);
+  NAME(cell_gradient) d = NAME(cell_backward)(slopes, into, zoned ? (vset1(1) - kept) * dc : dc, peephole, &clip);
+  if (__builtin_expect(zoned, 0)) {
+    d.carry = vfma(kept, dc, d.carry); /* (L28) */
+    d.h = dh, d.c = vfma(kept, dc, d.c);
+  }
+  UNROLL for (int g = 0; g < GATES; g++) vstore_n(dz + g * H, d.z[g], lanes);
+  if (HAS_CELL_STATE || CARRIES_H) {
+    vec handed = reset ? (vec){0} : d.carry;
+    vstore_n(carry, HAS_CELL_STATE ? NAME(clipped)(&clip, BPTT_CLIP_CELL, handed) : handed, lanes);
+  }
+  if (p->d_hidden && !projected)
+    vstore_n((REAL *)p->d_hidden + at, d.h, lanes);
+  if (HAS_CELL_STATE && p->d_cells)
+    vstore_n((REAL *)p->d_cells + at, d.c, lanes);
+}
+
+#if HAS_CELL_STATE
+
+/* With a projection: what went into it; and with zoneout and peepholes c_t before zoneout. From the tape again. */
+INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, row = s->t * p->B + b, at = (s->slot * p->B + b) * H + unit;
+  vec saved[SAVED], c = vload_n((const REAL *)p->cells + row * H + unit, lanes), z[GATES];
+  for (int n = 0; n < SAVED; n++)
+    saved[n] = vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
+  if (s->zone.share > 0) {
+    const REAL *c_prev = is_reset(p, s->t, b) ? job->zero : s->c_prev + b * s->c_pitch;
+    c = NAME(cell_next)(saved, vload_n(c_prev + unit, lanes), &job->options);
+  }
+  z[0] = saved[SAVED - 1], z[1] = c;
+  if (job->middle)
+    vstore_n(job->middle + at, NAME(cell_leave)(z, &job->options), lanes);
+  if (job->c_next)
+    vstore_n(job->c_next + at, c, lanes);
+}
+
+/* What is kept again of rows [rows.begin, rows.end), panels of units. */
+static void NAME(keep_again_run)(const NAME(backward_step) * s, range rows, range panels) {
+  int64_t H = s->job->p->H, end = min_i64(panels.end * WIDE_VECS * LANES, H);
+  for (int64_t b = rows.begin; b < rows.end; b++)
+    for (int64_t unit = panels.begin * WIDE_VECS * LANES; unit < end; unit += LANES)
+      NAME(keep_again)(s, b, unit, (int)min_i64(LANES, H - unit));
+}
+
+#endif
+
+/* dh_rec at the last step of a row: what the caller gave. */
+INLINE vec NAME(final_gradient)(const bptt_problem *p, int64_t b, int64_t unit, int lanes) {
+  return p->d_h_n ? vload_n((const REAL *)p->d_h_n + b * width_of(p) + unit, lanes) : (vec){0};
+}
+
+/* Whether nothing flows back to row b of step t: it starts anew at step t+1. */
+INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
+  return s->dz_next && is_reset(s->job->p, s->t + 1, b);
+}
+
+/* What flows back to LANES numbers of h_t of row b from step t+1: a sum of products, if there is a step t+1. */
+INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, const REAL *sum) {
+  const NAME(backward_job) *job = s->job;
+  if (NAME(is_cut)(s, b))
+    return (vec){0};
+  if (!s->dz_next)
+    return NAME(final_gradient)(job->p, b, unit, lanes);
+  if (HAS_CELL_STATE && __builtin_expect(job->mask != NULL, 0))
+    return vload(sum) * vload_n(job->mask + b * job->W + unit, lanes); /* (L34) */
+  return vload(sum);
+}
+
+/* Row b alone, one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
+INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b, int64_t first) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  NAME(cell_slopes) slopes[V];
+  vec sum[V];
+  UNROLL for (int v = 0; v < V; v++) {
+    int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
+    slopes[v] = NAME(backward_slopes)(s, b, first + v * LANES, lanes);
+    sum[v] = s->dz_next || s->dh ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
+  }
+  if (HAS_CELL_STATE && __builtin_expect(s->dh != NULL, 0))
+    NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch, job->second + first * job->W);
+  else if (s->dz_next)
+    NAME(gate_sum_one)(V, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H,
+                       job->hh + first * job->hh_gates * p->H);
+  if (!s->dh && NAME(is_cut)(s, b)) {
+    UNROLL for (int v = 0; v < V; v++) sum[v] = (vec){0};
+  }
+  if (HAS_CELL_STATE && __builtin_expect(job->mask && s->dz_next && !s->dh, 0)) {
+    UNROLL for (int v = 0; v < V; v++) sum[v] *=
+        vload_n(job->mask + b * p->H + first + v * LANES, (int)min_i64(LANES, p->H - first - v * LANES));
+  }
+  UNROLL for (int v = 0; v < V; v++) {
+    int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
+    if (lanes == LANES)
+      NAME(backward_unit)(s, b, first + v * LANES, LANES, &slopes[v], sum[v]);
+    else
+      NAME(backward_unit)(s, b, first + v * LANES, lanes, &slopes[v], sum[v]);
+  }
+}
+
+/* `units` numbers, a panel's width at most, wherever the cache lines begin. */
+INLINE void NAME(prefetch)(const REAL *p, int64_t units) {
+  for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL))
+    __builtin_prefetch(p + unit, 0, 2);
+  __builtin_prefetch(p + units - 1, 0, 2);
+}
+
+/* The tape of a block of rows, so that it is near once the products are done. c_t is: step t+1 has read it. */
+static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
+  const bptt_problem *p = s->job->p;
+  int64_t H = p->H, units = min_i64(WIDE_VECS * LANES, H - first);
+  for (int64_t row = s->t * p->B + b; rows-- > 0; row++, b++) {
+    for (int n = 0; n < SAVED; n++)
+      NAME(prefetch)((const REAL *)p->gates + (row * SAVED + n) * H + first, units);
+    if (HAS_CELL_STATE)
+      NAME(prefetch)(s->c_prev + b * s->c_pitch + first, units);
+    if (READS_H_PREV)
+      NAME(prefetch)(s->h_prev + b * s->h_pitch + first, units);
+    if (p->d_output && !s->dh)
+      NAME(prefetch)((const REAL *)p->d_output + row * H + first, units);
+  }
+}
+
+/* The same for rows b .. b+rows-1. */
+NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  if (HAS_CELL_STATE && s->dh) {
+    NAME(prefetch_tape)(s, rows, b, first);
+    NAME(gate_sums)(rows, vecs, 1, sum, job->W, s->dh + b * job->dh_pitch, job->dh_pitch, job->second + first * job->W);
+  } else if (s->dz_next) {
+    NAME(prefetch_tape)(s, rows, b, first);
+    NAME(gate_sums)(rows, vecs, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H, job->pitch,
+                    job->hh + first * job->hh_gates * p->H);
+  }
+  for (int r = 0; r < rows; r++) {
+    for (int v = 0; v < vecs; v++) {
+      int64_t unit = first + v * LANES;
+      int lanes = (int)min_i64(LANES, p->H - unit);
+      vec dh_rec = HAS_CELL_STATE && s->dh ? vload(sum + (r * vecs + v) * LANES)
+                                           : NAME(flows_back)(s, b + r, unit, lanes, sum + (r * vecs + v) * LANES);
+      if (lanes == LANES) {
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
+        NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
+      } else {
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, lanes);
+        NAME(backward_unit)(s, b + r, unit, lanes, &slopes, dh_rec);
+      }
+    }
+  }
+}
+
+NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    int64_t first = panel * WIDE_VECS * LANES;
+    int vecs = NAME(wide_vecs)(s->job->p->H, panel);
+    for (int64_t b = rows.begin; b < rows.end;) {
+      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
+      if (n > 1)
+        NAME(backward_block)(s, n, b, first, vecs);
+      else if (vecs == 1)
+        NAME(backward_lone)(1, s, b, first);
+      else
+        NAME(backward_lone)(2, s, b, first);
+      b += n;
+    }
+  }
+}
+
+#if HAS_SECOND
+
+/* With a projection, its outputs: from dz of step t+1 to the gradients that go into it; numbers [first, first + vecs
+ * vectors) of h_t of rows b .. b+rows-1. */
+NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  const int64_t W = job->W;
+  const vec bound = vset1((REAL)job->options.proj_clip);
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  if (s->dz_next)
+    NAME(gate_sums)(rows, vecs, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H, job->pitch,
+                    job->hh + first * job->hh_gates * p->H);
+  for (int r = 0; r < rows; r++, b++) {
+    int reset = is_reset(p, s->t, b);
+    for (int v = 0; v < vecs; v++) {
+      int64_t unit = first + v * LANES, at = (s->t * p->B + b) * W + unit;
+      int lanes = (int)min_i64(LANES, W - unit);
+      vec dh =
+          NAME(total_gradient)(s, b, unit, lanes, NAME(flows_back)(s, b, unit, lanes, sum + (r * vecs + v) * LANES));
+      vec kept = {0}, h_prev = {0};
+      if (p->d_hidden)
+        vstore_n((REAL *)p->d_hidden + at, dh, lanes);
+      if (s->zone.share > 0) {
+        kept = NAME(zone_kept)(&s->zone, s->zone.h, b * W + unit);
+        h_prev = reset ? h_prev : vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
+        dh = NAME(through_zone)(s, b, unit, lanes, dh, reset);
+      }
+      if (job->options.proj_clip > 0) { /* nothing flows through a bound: h_t is there what the bound makes of it */
+        vec h = vload_n((const REAL *)p->output + at, lanes), high = NAME(zone_mix)(kept, h_prev, bound),
+            low = NAME(zone_mix)(kept, h_prev, -bound);
+        dh = vselect_lt(low, h, vselect_lt(h, high, dh, h - h), h - h); /* (L30) */
+      }
+      vstore_n(s->dh + b * job->dh_pitch + unit, dh, lanes);
+    }
+  }
+}
+
+NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range panels) {
+  for (int64_t panel = panels.begin; panel < panels.end; panel++)
+    for (int64_t b = rows.begin; b < rows.end;) {
+      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
+      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(wide_vecs)(s->job->W, panel));
+      b += n;
+    }
+}
+
+#endif
+#if CANDIDATE_ALONE
+
+/* With reset_before: from dz_n to the gradient at r * h_{t-1}, and from there to dz_r and h_{t-1}. */
+NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+  const NAME(backward_job) *job = s->job;
+  const bptt_problem *p = job->p;
+  int64_t H = p->H;
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    int64_t first = panel * WIDE_VECS * LANES;
+    int vecs = NAME(wide_vecs)(H, panel);
+    for (int64_t b = rows.begin; b < rows.end;) {
+      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
+      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H); /* (G23) */
+      for (int r = 0; r < n; r++, b++) {
+        if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
+          continue;
+        NAME(step_clip) clip = NAME(clip_at)(job, s->t, b);
+        for (int v = 0; v < vecs; v++) {
+          int64_t unit = first + v * LANES;
+          int lanes = (int)min_i64(LANES, H - unit);
+          REAL *carry = job->carry + b * H + unit;
+          vec gate = vload_n((const REAL *)p->gates + (s->t * p->B + b) * SAVED * H + unit, lanes);
+          vec h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes), d = vload(sum + (r * vecs + v) * LANES);
+          vec dz_r = NAME(clipped)(&clip, BPTT_CLIP_GATES, NAME(cell_reset)(d, gate, h_prev));
+          vstore_n(s->dz + b * job->pitch + H + unit, dz_r, lanes);
+          vstore_n(carry, vfma(d, gate, vload_n(carry, lanes)), lanes); /* (G25) */
+        }
+      }
+    }
+  }
+}
+
+#elif HAS_SECOND
+
+/* With a projection: from the gradients that go into it to the cell. (L32) */
+static void NAME(second_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+  NAME(backward_step_run)(s, rows, panels);
+}
+
+#endif

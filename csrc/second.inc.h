@@ -1,0 +1,59 @@
+/* The second product of a step, which needs all of what the first half made: the projection of the LSTM, and the
+ * candidate of the GRU when its reset gate acts before the product. With hidden units split between threads a barrier
+ * stands before it. */
+
+#if HAS_SECOND
+
+/* From the sum to LANES numbers of h. */
+NOINLINE void NAME(second_leave)(const NAME(forward_step) * s, vec sum, int64_t b, int64_t unit) {
+  int lanes = (int)min_i64(LANES, s->W - unit);
+  vec saved[4], h_prev = {0};
+  REAL *gates = s->gates + b * SAVED * s->H + unit;
+  if (CANDIDATE_ALONE) {
+    UNROLL for (int n = 0; n < SAVED; n++) saved[n] = vload_n(gates + n * s->H, lanes);
+  }
+  if (READS_H_PREV || s->zone.share > 0)
+    h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
+  vec h = NAME(cell_second)(sum, saved, h_prev, &s->options);
+  if (CANDIDATE_ALONE)
+    vstore_n(gates + 2 * s->H, saved[2], lanes);
+  if (HAS_CELL_STATE && s->zone.share > 0)
+    h = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.h, b * s->W + unit), h_prev, h); /* (L27) */
+  vstore_n(s->output + b * s->W + unit, h, lanes);
+}
+
+/* Rows b .. b+R-1 of one panel of V vectors. */
+INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_t b, int64_t panel) {
+  int64_t unit = panel * SECOND_VECS * LANES;
+  vec sum[R][V];
+  UNROLL for (int r = 0; r < R; r++) {
+    UNROLL for (int v = 0; v < V; v++) sum[r][v] = (vec){0};
+  }
+  NAME(tile_product)(R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
+                     s->w->second + unit * s->H);
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++)
+      NAME(second_leave)(s, sum[r][v], b + r, unit + v * LANES);
+}
+
+NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
+  int64_t vecs = ceil_div(s->W, LANES);
+  for (int64_t panel = s->second.begin; panel < s->second.end; panel++) {
+    int V = (int)min_i64(SECOND_VECS, vecs - panel * SECOND_VECS);
+    for (int64_t b = s->rows.begin; b < s->rows.end;) {
+      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
+#define CASE1(R) NAME(second_tile)(R, 1, s, b, panel)
+#define CASE2(R) NAME(second_tile)(R, 2, s, b, panel)
+#define CASE3(R) NAME(second_tile)(R, 3, s, b, panel)
+#define CASE4(R) NAME(second_tile)(R, 4, s, b, panel)
+      SWITCH_TILE(n, TILE_ROWS, V, CASE)
+#undef CASE1
+#undef CASE2
+#undef CASE3
+#undef CASE4
+      b += n;
+    }
+  }
+}
+
+#endif

@@ -1,0 +1,158 @@
+/* One step forward: tiles, and the first product with the cell as its epilogue. */
+
+/* What one time step of one thread reads and writes; row 0 of each array is batch row 0. */
+typedef struct {
+  int64_t I, H, W;
+  const NAME(cell_weights) * w;
+  const REAL *x;           /* (B, I) */
+  const REAL *h_prev;      /* rows h_pitch apart: W, or 0 for the one zero row that stands for a missing state */
+  const REAL *h_seen;      /* what the product sees of it, rows seen_pitch apart */
+  const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
+  int64_t h_pitch, seen_pitch, c_pitch;
+  REAL *h, *c;             /* (B, H); with a projection h is what goes into it */
+  REAL *gates;             /* (B, SAVED, H) or NULL */
+  REAL *output;            /* (B, W): h, or what the second product makes */
+  const REAL *middle;      /* of the second product: rows middle_pitch apart */
+  int64_t middle_pitch;
+  cell_options options;
+  NAME(zone) zone;
+  range rows, blocks;      /* this thread's */
+  range second;            /* its panels of the second product; none: there is no such product */
+  const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
+  int64_t z_block;         /* from block to block in z */
+} NAME(forward_step);
+
+/* From the pre-activations of LANES units of row b to the cell state; leaves in z what the output needs. */
+INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
+  int64_t unit = block * LANES, H = s->H;
+  const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
+  vec saved[4], c = {0}, h_prev = {0};
+  if (HAS_CELL_STATE)
+    c = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
+  if (READS_H_PREV)
+    h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
+  vec c_prev = c;
+  NAME(cell_enter)(z, saved, &c, h_prev, peephole, &s->options);
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0, 0))
+    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit), c_prev, c); /* (L26) */
+  if (HAS_CELL_STATE)
+    vstore_n(s->c + b * H + unit, c, lanes);
+  if (SAVED && s->gates) {
+    REAL *gates = s->gates + b * SAVED * H + unit;
+    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
+  }
+}
+
+/* Lanes in use: all but in the last block. */
+INLINE int NAME(used_lanes)(const NAME(forward_step) * s, int64_t block) {
+  return (int)min_i64(LANES, s->H - block * LANES);
+}
+
+/* The same, with whole vectors where the whole vector is in use. */
+INLINE void NAME(forward_state)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
+  if (lanes == LANES)
+    NAME(forward_cell)(s, z, b, block, LANES);
+  else
+    NAME(forward_cell)(s, z, b, block, lanes);
+}
+
+INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES], int64_t b, int64_t block,
+                                 int lanes) {
+  if (CANDIDATE_ALONE && s->options.reset_before)
+    return;
+  int64_t at = b * s->H + block * LANES;
+  REAL *h = s->h + at;
+  vec a = NAME(cell_leave)(z, &s->options);
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0 && s->h == s->output, 0)) {
+    vec h_prev = vload_n(s->h_prev + b * s->h_pitch + block * LANES, lanes);
+    a = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.h, at), h_prev, a); /* (L27) */
+  }
+  if (lanes == LANES)
+    vstore(h, a);
+  else
+    vstore_n(h, a, lanes);
+}
+
+/* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
+INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
+  const NAME(cell_weights) *w = s->w;
+  vec sum[R][GATES];
+  if (s->z) {
+    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
+    }
+  } else {
+    UNROLL for (int r = 0; r < R; r++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
+    }
+    NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
+                       w->ih + block * s->I * MATRIX_GATES * LANES);
+  }
+  const REAL *h = s->h_seen + b * s->seen_pitch;
+  if (CANDIDATE_ALONE && s->options.reset_before)
+    NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
+                       w->hh + block * s->W * (MATRIX_GATES - 1) * LANES);
+  else
+    NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
+                       w->hh + block * s->W * MATRIX_GATES * LANES);
+  /* First all cells, then all outputs: the long chain from z to c of one row overlaps with the next one's instead of
+   * tanh(c) waiting at its end. Loops on purpose: unrolled, the cells would not fit the instruction cache. */
+  int lanes = NAME(used_lanes)(s, block);
+  for (int r = 0; r < R; r++)
+    NAME(forward_state)(s, sum[r], b + r, block, lanes);
+  for (int r = 0; r < R; r++)
+    NAME(forward_hidden)(s, sum[r], b + r, block, lanes);
+}
+
+/* One row, N blocks at once. */
+INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
+  const NAME(cell_weights) *w = s->w;
+  int64_t ih_pitch = s->I * MATRIX_GATES * LANES, hh_vec = s->W * LANES;
+  vec sum[N][GATES];
+  if (s->z) {
+    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    UNROLL for (int n = 0; n < N; n++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(from + n * s->z_block + g * LANES);
+    }
+  } else {
+    UNROLL for (int n = 0; n < N; n++) {
+      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(w->bias + ((block + n) * GATES + g) * LANES);
+    }
+    NAME(lone_product)(N, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
+  }
+  const REAL *h = s->h_seen + b * s->seen_pitch;
+  if (CANDIDATE_ALONE && s->options.reset_before)
+    NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, 0,
+                       w->hh + block * (MATRIX_GATES - 1) * hh_vec, (MATRIX_GATES - 1) * hh_vec);
+  else
+    NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, 0, w->hh + block * MATRIX_GATES * hh_vec,
+                       MATRIX_GATES * hh_vec);
+  /* Unrolled, so that z stays in registers: the next step waits for this. */
+  int last = NAME(used_lanes)(s, block + N - 1);
+  UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
+  UNROLL for (int n = 0; n < N; n++) NAME(forward_hidden)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
+}
+
+NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
+  int64_t rows = s->rows.end - s->rows.begin;
+  if (rows == 1) {
+    for (int64_t block = s->blocks.begin; block < s->blocks.end;) {
+      int64_t n = next_tile(s->blocks.end - block, LONE_BLOCKS);
+#define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
+      SWITCH_ROWS(n, LONE_BLOCKS, CASE)
+#undef CASE
+      block += n;
+    }
+    return;
+  }
+  for (int64_t block = s->blocks.begin; block < s->blocks.end; block++) {
+    for (int64_t b = s->rows.begin; b < s->rows.end;) {
+      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
+#define CASE(R) NAME(forward_tile)(R, s, b, block)
+      SWITCH_ROWS(n, TILE_ROWS, CASE)
+#undef CASE
+      b += n;
+    }
+  }
+}

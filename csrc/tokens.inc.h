@@ -1,0 +1,176 @@
+/* Everything that sums over the tokens of a chunk: dx, and the gradients of the parameters. */
+
+/* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
+NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
+                               range panels, const REAL *dz, int64_t rows, REAL *dst) {
+  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  int64_t H = job->p->H;
+  for (int64_t n = panels.begin; n < panels.end; n++) {
+    int vecs = NAME(wide_vecs)(width, n);
+    int64_t column = n * WIDE_VECS * LANES;
+    for (int64_t b = 0; b < rows;) {
+      int block = (int)next_tile(rows - b, ROW_BLOCK);
+      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H);
+      for (int r = 0; r < block; r++, b++)
+        for (int v = 0; v < vecs; v++)
+          vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),
+                   (int)min_i64(LANES, width - column - v * LANES));
+    }
+  }
+}
+
+/* Sums that stand side by side in dz and belong to the same rows of the parameters: to weight_ih alone, to both
+ * matrices, to weight_hh alone. A block of rows is H of them; -1: none. */
+typedef struct {
+  int first, count, ih, hh;
+} NAME(segment);
+
+static const NAME(segment) NAME(segments)[] = {
+#if GATES > MATRIX_GATES
+    {0, HH_FIRST, 2, -1},
+    {HH_FIRST, MATRIX_GATES - HH_FIRST, 0, 0},
+    {MATRIX_GATES, HH_FIRST, -1, 2},
+#else
+    {0, GATES, 0, 0},
+#endif
+};
+
+enum { NAME(SEGMENTS) = sizeof(NAME(segments)) / sizeof(NAME(segments)[0]) };
+
+/* The gradients of both biases are the same where a segment belongs to both: summed once, copied at the end. (L22) */
+INLINE REAL *NAME(bias_rows)(REAL *bias, int block, int64_t H) {
+  return bias && block >= 0 ? bias + block * H : NULL;
+}
+
+/* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. */
+typedef struct {
+  int64_t count;
+  const REAL *dz[CHUNK_TOKENS], *x[CHUNK_TOKENS], *h_prev[CHUNK_TOKENS], *c_prev[CHUNK_TOKENS], *c[CHUNK_TOKENS];
+  const REAL *dh[CHUNK_TOKENS], *middle[CHUNK_TOKENS]; /* of the second product: gradients at its outputs, its inputs */
+} NAME(token_rows);
+
+/* Tokens [begin, end) of the chunk that starts at step t0; this thread's list. */
+static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) * rows, int rank, int64_t t0,
+                              int64_t begin, int64_t end) {
+  const bptt_problem *p = job->p;
+  const int64_t B = p->B, H = p->H, W = job->W;
+  const REAL *dz = job->dz + begin * job->pitch;
+  int64_t n = 0, t = t0 + begin / B, b = begin % B - 1;
+  for (int64_t at = begin; at < end; at++, dz += job->pitch) {
+    if (++b == B)
+      b = 0, t++;
+    const int64_t token = t0 * B + at;
+    if (p->lengths && t >= p->lengths[b])
+      continue;
+    int anew = is_reset(p, t, b);
+    rows->dz[n] = dz;
+    rows->x[n] = (const REAL *)p->x + token * p->I;
+    const REAL *c = HAS_CELL_STATE ? (const REAL *)p->cells + token * H : job->zero;
+    rows->c[n] = HAS_CELL_STATE && job->c_next ? job->c_next + at * H : c;
+    if (t && !anew) {
+      rows->h_prev[n] = (const REAL *)p->output + (token - B) * W;
+      rows->c_prev[n] = HAS_CELL_STATE ? c - B * H : job->zero;
+    } else {
+      rows->h_prev[n] = !anew && p->h_0 ? (const REAL *)p->h_0 + b * W : job->zero;
+      rows->c_prev[n] = !anew && p->c_0 ? (const REAL *)p->c_0 + b * H : job->zero;
+    }
+    if (HAS_CELL_STATE && job->mask) {
+      REAL *seen = job->seen + (rank * job->depth + n) * W;
+      NAME(apply_mask)(seen, rows->h_prev[n], job->mask + b * W, W);
+      rows->h_prev[n] = seen;
+    }
+    if (HAS_CELL_STATE && job->dh) {
+      rows->dh[n] = job->dh + at * job->dh_pitch;
+      rows->middle[n] = job->middle + at * H;
+    } else if (CANDIDATE_ALONE) { /* (G26) */
+      rows->middle[n] = (const REAL *)p->gates + (token * SAVED + SAVED - 1) * H;
+    }
+    n++;
+  }
+  rows->count = n;
+}
+
+/* d_x of tokens [begin, end) of the chunk that starts at step t0. (L19) */
+static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
+  const bptt_problem *p = job->p;
+  int64_t I = p->I, B = p->B, active = B;
+  while (begin < end) { /* the rest of a step: valid rows, then those past their length; all at once without lengths */
+    int64_t t = t0 + begin / B, b = begin % B, stop = p->lengths ? min_i64(end, begin - b + B) : end, valid = stop;
+    REAL *d_x = (REAL *)p->d_x + (t0 * B + begin) * I;
+    if (p->lengths) {
+      active = active_rows(p, t, active);
+      valid = max_i64(begin, min_i64(stop, begin - b + active));
+      memset(d_x + (valid - begin) * I, 0, (size_t)((stop - valid) * I) * sizeof(REAL));
+    }
+    NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch,
+                     valid - begin, d_x);
+    begin = stop;
+  }
+}
+
+/* Where this thread packs gates: by the share of all rows, not of this product's, as another thread may be at another.
+ */
+static REAL *NAME(packed_of)(const NAME(backward_job) * job, int rank, int size) {
+  return job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * SLACK;
+}
+
+/* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
+static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment, const bptt_team *team,
+                                   int rank, const NAME(token_rows) * rows, int fresh) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
+  int of_middle = CANDIDATE_ALONE && p->reset_before && segment->hh >= job->hh_gates;
+  range gates = share(segment->count * H, rank, team->size);
+  REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
+  REAL *packed = NAME(packed_of)(job, rank, team->size);
+  REAL *b_ih = NAME(bias_rows)(p->d_bias_ih, segment->ih, H), *b_hh = NAME(bias_rows)(p->d_bias_hh, segment->hh, H);
+  if (p->d_weight_hh) {
+    NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
+    if (segment->hh >= 0)
+      NAME(outer_product)((REAL *)p->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
+                          of_middle ? rows->middle : rows->h_prev, strip);
+    if (segment->ih >= 0 && p->d_weight_ih)
+      NAME(outer_product)((REAL *)p->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
+                          strip);
+  }
+  if (b_ih || b_hh)
+    NAME(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
+}
+
+/* The gradient of the projection's weights, this thread's share. (L31) */
+static void NAME(projection_products)(const NAME(backward_job) * job, const bptt_team *team, int rank,
+                                      const NAME(token_rows) * rows, int fresh) {
+  range own = share(job->W, rank, team->size);
+  REAL *packed = NAME(packed_of)(job, rank, team->size);
+  NAME(pack_gates)(packed, own, rows->dh, 0, rows->count);
+  NAME(outer_product)((REAL *)job->p->d_weight_hr, job->p->H, own, fresh, packed, rows->count, rows->middle,
+                      job->strip + (int64_t)rank * job->depth * 4 * LANES);
+}
+
+/* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
+static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
+                                 int64_t steps, int fresh) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, tokens = steps * p->B;
+  range units = share(H, rank, team->size);
+  NAME(token_rows) rows;
+  if (p->d_x) {
+    range own = share(tokens, rank, team->size);
+    NAME(input_gradient)(job, t0, own.begin, own.end);
+  }
+  for (int64_t end = tokens; end > 0; fresh = 0) {
+    int64_t begin = max_i64(0, end - job->depth);
+    NAME(list_tokens)(job, &rows, rank, t0, begin, end);
+    for (int n = 0; n < NAME(SEGMENTS); n++)
+      NAME(segment_products)(job, &NAME(segments)[n], team, rank, &rows, fresh);
+    if (HAS_CELL_STATE && job->dh && p->d_weight_hr)
+      NAME(projection_products)(job, team, rank, &rows, fresh);
+    if (p->d_weight_peephole) { /* (L23) */
+      REAL *dp = p->d_weight_peephole;
+      NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
+      NAME(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
+      NAME(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);
+    }
+    end = begin;
+  }
+}
