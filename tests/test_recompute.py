@@ -100,7 +100,9 @@ def test_truncated(cell, truncate):
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4), (5, 0, 2, 4), (1, 1, 0, 1), (7, 300, 2, 3)])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    "cell", sorted(CELLS.keys() - {"all options"})
+)  # whose projection is wider than these
 def test_sizes(cell, shape):
     given = case(cell, shape=shape)
     assert_same(results(*given, recompute=2), results(*given))

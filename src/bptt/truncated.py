@@ -210,7 +210,7 @@ class TruncatedBPTT:
         >>> target = np.zeros((12, 2, 4), np.float32)
         >>> driver = bptt.TruncatedBPTT(layer, 5)
         >>> [g.input.shape for g in driver.over(x, lambda output, steps: output - target[steps])]
-        [(5, 2, 3), (5, 2, 3), (2, 2, 3)]
+        [(5, 2, 3), (5, 2, 3), (5, 2, 3)]
         """
         for block in self._blocks([stream] if hasattr(stream, "shape") else stream):
             begin, output = self.steps, self.forward(block)
