@@ -59,7 +59,7 @@ INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, in
   if (READS_H)
     h = vload_n((const REAL *)p->output + row * H + unit, lanes);
 #if HAS_CELL_STATE
-  if (__builtin_expect(s->zone.share > 0, 0))
+  if (__builtin_expect(s->zone.on, 0))
     c = NAME(cell_next)(saved, c_prev, &s->job->options);
 #endif
   return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
@@ -87,7 +87,7 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
   int64_t at = (s->t * p->B + b) * job->W + unit;
   if (CARRIES_H)
     dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
-  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0, 0))
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
     dh_rec = dh_rec + vload_n(job->carry_h + b * job->W + unit, lanes);
   if (s->dz_next) {
     NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b);
@@ -102,7 +102,7 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
-  int reset = is_reset(p, s->t, b), projected = HAS_CELL_STATE && s->dh, zoned = HAS_CELL_STATE && s->zone.share > 0;
+  int reset = is_reset(p, s->t, b), projected = HAS_CELL_STATE && s->dh, zoned = HAS_CELL_STATE && s->zone.on;
   const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
   REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
   vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, dh_rec), into = dh, dc = dh, kept = dh;
@@ -139,7 +139,7 @@ INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t u
   vec saved[SAVED], c = vload_n((const REAL *)p->cells + row * H + unit, lanes), z[GATES];
   for (int n = 0; n < SAVED; n++)
     saved[n] = vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
-  if (s->zone.share > 0) {
+  if (s->zone.on) {
     const REAL *c_prev = is_reset(p, s->t, b) ? job->zero : s->c_prev + b * s->c_pitch;
     c = NAME(cell_next)(saved, vload_n(c_prev + unit, lanes), &job->options);
   }
@@ -307,7 +307,7 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
       vec kept = {0}, h_prev = {0};
       if (p->d_hidden)
         vstore_n((REAL *)p->d_hidden + at, dh, lanes);
-      if (s->zone.share > 0) {
+      if (s->zone.on) {
         kept = NAME(zone_kept)(&s->zone, s->zone.h, b * W + unit);
         h_prev = reset ? h_prev : vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
         dh = NAME(through_zone)(s, b, unit, lanes, dh, reset);

@@ -26,13 +26,9 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
   for (int64_t t = t1; t-- > t0;) {
     NAME(backward_step)
-    s = {.job = job,
-         .t = t,
-         .slot = t - t0,
-         .dz = job->dz + (t - t0) * slot,
-         .c_pitch = p->H,
-         .zone = NAME(zone_of)(p, t)};
+    s = {.job = job, .t = t, .slot = t - t0, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
     const REAL *dz_next = t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
+    NAME(enter_zone)(&s.zone, p, t);
     s.h_pitch = W;
     s.h_prev = t ? (const REAL *)p->output + (t - 1) * p->B * W : p->h_0;
     if (!s.h_prev) {

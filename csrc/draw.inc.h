@@ -30,18 +30,15 @@ INLINE vec NAME(draw)(uint64_t key, uint32_t bound, int64_t element, vec hit, ve
 
 /* What zoneout at one step goes by. */
 typedef struct {
-  double share; /* 0: no zoneout */
-  int draws;
+  int on, draws;
+  double share;
   uint64_t c, h; /* keys */
 } NAME(zone);
 
-static NAME(zone) NAME(zone_of)(const bptt_problem *p, int64_t t) {
-  NAME(zone) z = {.share = p->zoneout, .draws = p->draws};
-  if (z.share > 0 && z.draws) {
-    z.c = draw_key(p->seed, DRAW_ZONE_C, p->first_step + t);
-    z.h = draw_key(p->seed, DRAW_ZONE_H, p->first_step + t);
-  }
-  return z;
+static void NAME(enter_zone)(NAME(zone) * zone, const bptt_problem *p, int64_t t) {
+  if (p->zoneout > 0)
+    *zone = (NAME(zone)){1, p->draws, p->zoneout, draw_key(p->seed, DRAW_ZONE_C, p->first_step + t),
+                         draw_key(p->seed, DRAW_ZONE_H, p->first_step + t)};
 }
 
 /* How much of each element stays as it was: 0 or 1 when drawn, else their mean. (L26) */

@@ -73,7 +73,7 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
   s->gates = p->gates ? (REAL *)p->gates + t * SAVED * state : job->gates;
   s->middle = p->reset_before ? s->gates + (SAVED - 1) * p->H : s->h;
   s->middle_pitch = p->reset_before ? SAVED * p->H : p->H;
-  s->zone = NAME(zone_of)(p, t);
+  NAME(enter_zone)(&s->zone, p, t);
   s->h_pitch = s->seen_pitch = s->W;
   s->c_pitch = p->H;
   if (t > 0) {

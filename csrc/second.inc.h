@@ -12,12 +12,12 @@ NOINLINE void NAME(second_leave)(const NAME(forward_step) * s, vec sum, int64_t 
   if (CANDIDATE_ALONE) {
     UNROLL for (int n = 0; n < SAVED; n++) saved[n] = vload_n(gates + n * s->H, lanes);
   }
-  if (READS_H_PREV || s->zone.share > 0)
+  if (READS_H_PREV || s->zone.on)
     h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
   vec h = NAME(cell_second)(sum, saved, h_prev, &s->options);
   if (CANDIDATE_ALONE)
     vstore_n(gates + 2 * s->H, saved[2], lanes);
-  if (HAS_CELL_STATE && s->zone.share > 0)
+  if (HAS_CELL_STATE && s->zone.on)
     h = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.h, b * s->W + unit), h_prev, h); /* (L27) */
   vstore_n(s->output + b * s->W + unit, h, lanes);
 }

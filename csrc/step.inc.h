@@ -31,10 +31,10 @@ INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64
     c = vload_n(s->c_prev + b * s->c_pitch + unit, lanes);
   if (READS_H_PREV)
     h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
-  vec c_prev = c;
   NAME(cell_enter)(z, saved, &c, h_prev, peephole, &s->options);
-  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0, 0))
-    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit), c_prev, c); /* (L26) */
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
+    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit),
+                       vload_n(s->c_prev + b * s->c_pitch + unit, lanes), c); /* (L26) */
   if (HAS_CELL_STATE)
     vstore_n(s->c + b * H + unit, c, lanes);
   if (SAVED && s->gates) {
@@ -63,7 +63,7 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
   int64_t at = b * s->H + block * LANES;
   REAL *h = s->h + at;
   vec a = NAME(cell_leave)(z, &s->options);
-  if (HAS_CELL_STATE && __builtin_expect(s->zone.share > 0 && s->h == s->output, 0)) {
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.on && s->h == s->output, 0)) {
     vec h_prev = vload_n(s->h_prev + b * s->h_pitch + block * LANES, lanes);
     a = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.h, at), h_prev, a); /* (L27) */
   }
