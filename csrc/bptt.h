@@ -139,6 +139,12 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed);
 bptt_status bptt_forward(const bptt_problem *p);
 bptt_status bptt_backward(const bptt_problem *p);
 
+/* Two calls that do not depend on one another, such as the directions of a layer: side by side, one thread each, where
+ * that is faster, else one after the other. The bits are the same. The first one's poll() is asked for both; after an
+ * error or an interruption the outputs of both are undefined. */
+bptt_status bptt_forward_pair(const bptt_problem *first, const bptt_problem *second);
+bptt_status bptt_backward_pair(const bptt_problem *first, const bptt_problem *second);
+
 /* Variants of the kernels: one per instruction set. */
 int bptt_variant_count(void); /* how many this machine can run */
 const char *bptt_variant_name(int rank); /* best first; NULL past the end */

@@ -240,6 +240,7 @@ def test_openmp_environment(environment):
 
 LONG_CALLS = {
     "forward": "bptt.LSTM(1, 1024, seed=0)(np.zeros((40000, 1, 1), np.float32))",
+    "pair": "bptt.LSTM(1, 1024, bidirectional=True, seed=0)(np.zeros((40000, 1, 1), np.float32))",
     "run": "bptt.LSTM(1, 1024, seed=0).freeze().stream().run(np.zeros((40000, 1), np.float32))",
     "backward": "backward(40000, 1, 1, 1024)",
 }

@@ -225,6 +225,21 @@ def test_bits_of_a_row_are_those_of_the_row_alone(cell, bidirectional):
             assert not output[n:, b].any()
 
 
+@pytest.mark.parametrize("lengths", [None, [40, 0, 17]])
+def test_directions_side_by_side_have_the_same_bits(lengths):
+    layer, x, state, rng = case(3, (40, 3, 9, 64), 2, True, np.float32, "lstm")
+    given = x, state, draw(rng, 40, 3, 128).astype(np.float32), None
+    found = []
+    for threads in (1, 2, 3, 4):
+        with bptt.num_threads(threads):
+            found.append(
+                train(layer, *given, lengths=lengths) | {"inferred": layer(x, state, lengths=lengths)[0]}
+            )
+    for other in found[1:]:
+        for name, array in found[0].items():
+            np.testing.assert_array_equal(other[name], array, err_msg=name)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding_is_never_read(cell):
     layer, x, state, rng = case(4, (9, 12, 5, 18), 2, True, np.float32, cell)

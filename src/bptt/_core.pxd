@@ -66,6 +66,8 @@ cdef extern from "bptt.h" nogil:
     bptt_status bptt_pack(const bptt_problem *, void *)
     bptt_status bptt_forward(const bptt_problem *)
     bptt_status bptt_backward(const bptt_problem *)
+    bptt_status bptt_forward_pair(const bptt_problem *, const bptt_problem *)
+    bptt_status bptt_backward_pair(const bptt_problem *, const bptt_problem *)
     const char *bptt_variant_name(int)
     const char *bptt_active_variant()
     int bptt_active_rank()

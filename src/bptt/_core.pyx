@@ -127,23 +127,63 @@ cdef Block scratch(bptt_problem *p, bptt_op op):
     return block
 
 
-cdef int run(bptt_problem *p, bptt_op op) except -1:
-    """One call: scratch memory, the GIL, signals, the status."""
+@cython.final
+cdef class Call:
+    """A call with its arguments checked and in place, which run() runs, once."""
+    cdef bptt_problem p
+    cdef bptt_op op
+    cdef double[3] bounds  # of step_clip
+    cdef Block workspace
+    cdef object held  # the arguments: their memory is read and written
+
+    def __init__(self):
+        raise TypeError("Call objects are made by forward_call() and backward_call()")
+
+    cdef int prepare(self) except -1:
+        self.p.split, self.p.hoist = hint.split, hint.hoist
+        self.workspace = scratch(&self.p, self.op)
+        return 0
+
+    cdef double flops(self) noexcept:
+        cdef bptt_problem *p = &self.p
+        return 8.0 * p.T * p.B * p.H * (p.I + p.H)
+
+
+cdef bptt_status run_both(Call first, Call second) noexcept nogil:
+    if second is None:
+        return bptt_forward(&first.p) if first.op == BPTT_FORWARD else bptt_backward(&first.p)
+    if first.op == BPTT_FORWARD:
+        return bptt_forward_pair(&first.p, &second.p)
+    return bptt_backward_pair(&first.p, &second.p)
+
+
+def run(Call first not None, Call second=None):
+    """Run one call, or two of a kind that do not depend on one another, side by side where that is faster."""
     cdef Interrupt interrupt = None  # only a long call asks
-    p.split, p.hoist = hint.split, hint.hoist
-    cdef Block workspace = scratch(p, op)  # lives until the end of the call
+    cdef double flops = first.flops()
     cdef bptt_status status
-    if 8.0 * p.T * p.B * p.H * (p.I + p.H) < SHORT_FLOPS:
-        status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
+    first.prepare()
+    if second is not None:
+        if first.op != second.op:
+            raise ValueError("second: expected a call of the same kind as the first")
+        second.prepare()
+        flops += second.flops()
+    if flops < SHORT_FLOPS:
+        status = run_both(first, second)
     else:
         if get_ident() == main_thread().ident:  # no other runs signal handlers, and a daemon may outlive Python
             interrupt = Interrupt()
-            p.poll, p.poll_context = poll, <void *>interrupt
+            first.p.poll, first.p.poll_context = poll, <void *>interrupt
+            if second is not None:
+                second.p.poll, second.p.poll_context = poll, <void *>interrupt
         with nogil:
-            status = bptt_forward(p) if op == BPTT_FORWARD else bptt_backward(p)
+            status = run_both(first, second)
+    first.workspace = None
+    if second is not None:
+        second.workspace = None
     if status == BPTT_INTERRUPTED:
         raise interrupt.error
-    return raise_status(status)
+    raise_status(status)
 
 
 @cython.final
@@ -189,40 +229,45 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
     return 0
 
 
-def forward(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
-            lengths=None, resets=None, seed=None, int64_t first_step=0):
-    """Run a sequence: fills output (T,B,W), h_n (B,W), c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H).
+def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
+                 lengths=None, resets=None, seed=None, int64_t first_step=0):
+    """Return the call that runs a sequence.
 
-    W is P with a projection, else H. Dropout of h and zoneout draw from `seed`, if there is one; `first_step` steps of
-    the sequence came before.
+    It fills output (T,B,W), h_n (B,W), c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H); W is P with a
+    projection, else H. Dropout of h and zoneout draw from `seed`, if there is one; `first_step` steps of the sequence
+    came before.
     """
-    cdef bptt_problem p
+    cdef Call call = Call.__new__(Call)
+    cdef bptt_problem *p = &call.p
     if packed is None:
-        fill_sizes(&p, cell, parameters)
-        fill_parameters(&p, parameters, False)
+        fill_sizes(p, cell, parameters)
+        fill_parameters(p, parameters, False)
     else:
-        p = packed.problem
+        p[0] = packed.problem
     p.threads = threads
-    fill_forward(&p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
-    run(&p, BPTT_FORWARD)
+    fill_forward(p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
+    call.op = BPTT_FORWARD
+    call.held = parameters, packed, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets
+    return call
 
 
-def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
-             d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
-             int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False):
-    """Backpropagate: fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H).
+def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
+                  d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
+                  int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False):
+    """Return the call that backpropagates.
 
-    step_clip: bounds of hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate:
-    d_parameters are added to.
+    It fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
+    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate: d_parameters are added
+    to.
     """
-    cdef bptt_problem p
-    cdef double[3] bounds
-    fill_sizes(&p, cell, parameters)
+    cdef Call call = Call.__new__(Call)
+    cdef bptt_problem *p = &call.p
+    fill_sizes(p, cell, parameters)
     p.threads = threads
-    fill_parameters(&p, parameters, False)
-    fill_parameters(&p, d_parameters, True)
-    fill_forward(&p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step)
-    cdef int64_t state = p.B * p.H, row = p.B * width(&p), tokens = p.T * p.B
+    fill_parameters(p, parameters, False)
+    fill_parameters(p, d_parameters, True)
+    fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step)
+    cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
     p.d_output = take(d_output, p.dtype, p.T * row, "d_output")
     p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
     p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
@@ -232,9 +277,22 @@ def backward(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cell
     p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
     p.accumulate = accumulate
     if step_clip is not None:
-        bounds[0], bounds[1], bounds[2] = step_clip
-        p.step_clip = bounds
-    run(&p, BPTT_BACKWARD)
+        call.bounds[0], call.bounds[1], call.bounds[2] = step_clip
+        p.step_clip = call.bounds
+    call.op = BPTT_BACKWARD
+    call.held = (parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_parameters,
+                 d_hidden, d_cells, lengths, resets, clipped)
+    return call
+
+
+def forward(*arguments, **more):
+    """Make and run a forward_call()."""
+    run(forward_call(*arguments, **more))
+
+
+def backward(*arguments, **more):
+    """Make and run a backward_call()."""
+    run(backward_call(*arguments, **more))
 
 
 @cython.final

@@ -372,7 +372,7 @@ def through_parts(
     for layer in range(layout.layers):
         if layer and kept and kept.masks:
             x = x * kept.masks[layer - 1]
-        outputs = []
+        outputs, calls = [], []
         for d in range(D):
             n, a = layer * D + d, course.turned(x, d)
             output = kept.hidden[n] if kept else empty((T, B, P), layout.dtype)
@@ -388,8 +388,11 @@ def through_parts(
             elif B:  # without rows there is nothing to fill, however many steps
                 given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
                 results = (output, h_n[n], at(c_n, n), *tape)
-                core.forward(cell, get_num_threads(), *given, *results, *course.of(d), *draws)
+                spans = (*course.of(d), *draws)
+                calls.append(core.forward_call(cell, get_num_threads(), *given, *results, *spans))
             outputs.append(output)
+        if calls:
+            core.run(*calls)
         x = joined(outputs, course)
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
 
@@ -485,7 +488,7 @@ def through_all(
     cell = cell_of(core, layout.cell)
     total = new_slopes(layout, kept, wanted)
     for layer in reversed(range(layout.layers)):
-        d_inputs = []
+        d_inputs, calls = [], []
         for d in range(D):
             n = layer * D + d
             errors = None if d_output is None else part_of(d_output, d, D, course)
@@ -505,8 +508,10 @@ def through_all(
                 filled = (d_x, *states, d_weights[n], *steps)
                 spans = (*course.of(d), *kept.draws(n))
                 call = (cell, get_num_threads(), weights[n], *tape, *given, *filled, *spans)
-                core.backward(*call, step_clip=clip, clipped=clipped)
+                calls.append(core.backward_call(*call, step_clip=clip, clipped=clipped))
             d_inputs.append(d_x)
+        if calls:
+            core.run(*calls)
         d_output = d_inputs[0]
         if D == 2:
             d_output += course.turned(d_inputs[1], 1)

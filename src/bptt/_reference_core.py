@@ -6,6 +6,8 @@ and not used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,8 +21,11 @@ __all__ = [
     "Stream",
     "active_variant",
     "backward",
+    "backward_call",
     "forward",
+    "forward_call",
     "pack",
+    "run",
 ]
 
 Array: TypeAlias = "NDArray[Any]"
@@ -169,6 +174,22 @@ def backward(
             target[...] = result
     for name, target in _named(d_parameters).items():
         target[...] = target + d_weights[name] if accumulate else d_weights[name]
+
+
+def forward_call(*arguments: Any, **more: Any) -> Callable[[], None]:
+    """Return the call of `forward`."""
+    return partial(forward, *arguments, **more)
+
+
+def backward_call(*arguments: Any, **more: Any) -> Callable[[], None]:
+    """Return the call of `backward`."""
+    return partial(backward, *arguments, **more)
+
+
+def run(*calls: Callable[[], None]) -> None:
+    """Run calls, one after the other."""
+    for call in calls:
+        call()
 
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:
