@@ -57,7 +57,7 @@ FOUNDATION = {
 }
 ALLOWED = {
     "__init__": None,
-    "__main__": {"bench", "demo", "_config", "_version"},
+    "__main__": {"bench", "demo", "flow", "_config", "_version"},
     "demo": None,
     "_version": set(),
     "_memory": {"_blocks"},
@@ -106,6 +106,25 @@ BY_NAME = {
     "progress": {"tqdm"},
 }
 
+# And inside flow.
+FLOW = {
+    "__init__": {"dynamics", "measure", "monitor", "saturation"},
+    "norms": set(),
+    "saturation": {"layers", "recurrent", "tape"},
+    "dynamics": {"_check", "layers", "parameters", "recurrent"},
+    "measure": {"norms", "parameters", "pictures", "recurrent", "report", "saturation", "tape"},
+    "report": {"dynamics", "layers", "measure", "saturation"},
+    "monitor": {"_check", "measure", "norms", "recurrent", "tape"},
+    "pictures": {"measure", "tape"},
+    "story": {"clip", "dynamics", "init", "layers", "measure", "recurrent"},
+    "story_picture": {"pictures", "story"},
+    "command": {"__init__", "dynamics", "measure", "story", "story_picture"},
+}
+BY_NAME_IN_FLOW = {
+    "monitor": {"tensorboard.summary"},
+    "pictures": {"matplotlib.colors", "matplotlib.figure"},
+}
+
 
 def imports(path):
     """Return the modules of the package, and the top-level names of others, that a file imports."""
@@ -151,6 +170,15 @@ def test_layering_of_bench(path):
     assert outside <= set(sys.stdlib_module_names) | {"numpy"}
     named = set(re.findall(r'import_module\("([\w.]+)"\)', path.read_text()))
     assert named <= BY_NAME.get(path.stem, set())
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "flow").glob("*.py")), ids=lambda path: path.stem)
+def test_layering_of_flow(path):
+    inside, outside = imports(path)
+    assert inside <= FLOW[path.stem]
+    assert outside <= set(sys.stdlib_module_names) | {"numpy"}
+    named = set(re.findall(r'import_module\("([\w.]+)"\)', path.read_text()))
+    assert named <= BY_NAME_IN_FLOW.get(path.stem, set())
 
 
 def test_c_knows_no_python():
@@ -319,7 +347,13 @@ def test_command_line():
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "bptt: BPTT_BACKEND: expected one of native, reference, got 'gpu'\n"
     assert command("--version").stdout.strip() == f"bptt {bptt.__version__}"
-    for arguments in (["--help"], ["info", "--help"], ["demo", "--help"], ["bench", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["info", "--help"],
+        ["demo", "--help"],
+        ["bench", "--help"],
+        ["gradient-flow", "--help"],
+    ):
         shown = command(*arguments)
         assert shown.returncode == 0
         assert "usage: bptt" in shown.stdout

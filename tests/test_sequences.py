@@ -470,3 +470,14 @@ def test_a_shape_that_does_not_fit_is_spelled_for_the_cell():
         bptt.GRU(3, 4).parameters["weight_hh_l0"] = np.zeros((16, 4))
     with pytest.raises(ValueError, match=r"weight_hh_l0: expected shape \(H, H\) = \(4, 4\), got \(16, 4\)"):
         bptt.RNN(3, 4).parameters["weight_hh_l0"] = np.zeros((16, 4))
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 2), (3, 0), (0, 0)])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_steps_of_nothing_in_two_directions(cell, T, B):
+    layer, x, state, _ = case(0, (T, B, 3, 4), 2, True, cell=cell)
+    tape = layer.forward(x, given_state(state))
+    gradients = layer.backward(tape, np.ones((T, B, 8)), steps=True)
+    assert tape.hidden.shape == gradients.hidden.shape == (4, T, B, 4)
+    assert cell == "tanh" or tape.gates.shape == (4, T, B, 4 if cell == "lstm" else 3, 4)
+    assert not gradients.parameters.flat.any()

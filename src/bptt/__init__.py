@@ -4,6 +4,10 @@
 ``layer.freeze`` makes an engine for inference. `bptt.reference` is the specification in NumPy.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import init, optim, reference
 from ._backend import active_variant, backend, use_variant, variants
 from ._config import config, show_config
@@ -16,11 +20,16 @@ from .parameters import Parameters
 from .tape import Gradients, Tape
 from .truncated import TruncatedBPTT
 
+if TYPE_CHECKING:
+    from . import flow
+    from .flow import GradientMonitor, gradient_flow, jacobian, lyapunov_exponents, spectral_radius
+
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
     "Engine",
+    "GradientMonitor",
     "Gradients",
     "Parameters",
     "Stream",
@@ -32,13 +41,33 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "config",
+    "flow",
     "get_num_threads",
+    "gradient_flow",
     "init",
+    "jacobian",
+    "lyapunov_exponents",
     "num_threads",
     "optim",
     "reference",
     "set_num_threads",
     "show_config",
+    "spectral_radius",
     "use_variant",
     "variants",
 ]
+
+if not TYPE_CHECKING:  # imported at their first use: `import bptt` stays as fast as layers need it to be
+    _OF_FLOW = ("GradientMonitor", "gradient_flow", "jacobian", "lyapunov_exponents", "spectral_radius")
+
+    def __getattr__(name: str) -> object:
+        if name not in (*_OF_FLOW, "flow"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = import_module(".flow", __name__)
+        globals().update({each: getattr(module, each) for each in _OF_FLOW})
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Command line: ``python -m bptt info | demo | bench``, also installed as ``bptt``."""
+"""Command line: ``python -m bptt info | demo | bench | gradient-flow``, also installed as ``bptt``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import bench, demo
 from ._config import show_config
 from ._version import __version__
+from .flow import command as flow
 
 __all__ = ["main"]
 
@@ -30,10 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_arguments(commands.add_parser("demo", help=text, description=f"{text.capitalize()}."))
     text = "measure speed against the machine's ceilings and against other libraries that are installed"
     bench.add_arguments(commands.add_parser("bench", help=text, description=f"{text.capitalize()}."))
+    text = "show why gradients vanish and explode and what helps, or the flow through a layer of yours"
+    flow.add_arguments(commands.add_parser("gradient-flow", help=text, description=f"{text.capitalize()}."))
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "bench":
             return bench.main(arguments)
+        if arguments.command == "gradient-flow":
+            return flow.main(arguments)
         if arguments.command == "demo":
             return int(demo.main(arguments) or 0)
         return _info()

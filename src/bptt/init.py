@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import _check
 from .layers import GRU, LSTM
 from .parameters import initialise
-from .recurrent import Recurrent
+from .recurrent import Recurrent, checked_layer
 
 __all__ = ["chrono", "forget_bias", "keras", "torch"]
 
@@ -41,7 +41,7 @@ def torch(layer: Layer, seed: Any = None) -> Layer:
     >>> bool((layer.parameters.flat == bptt.LSTM(3, 4, seed=1).parameters.flat).all())
     True
     """
-    initialise(_checked(layer).parameters, layer.hidden_size**-0.5, seed)
+    initialise(checked_layer(layer).parameters, layer.hidden_size**-0.5, seed)
     return layer
 
 
@@ -75,7 +75,7 @@ def keras(layer: Layer, seed: Any = None) -> Layer:
     True
     """
     rng = np.random.default_rng(seed)
-    for name, array in _checked(layer).parameters.items():
+    for name, array in checked_layer(layer).parameters.items():
         if name.startswith(("weight_ih", "weight_hr")):
             bound = math.sqrt(6 / sum(array.shape))
             array[...] = rng.uniform(-bound, bound, array.shape)
@@ -176,12 +176,6 @@ def chrono(layer: Layer, longest: float, seed: Any = None) -> Layer:
         b_ih[1] = np.log(rng.uniform(1, span - 1, layer.hidden_size))  # f of the LSTM, z of the GRU
         if isinstance(layer, LSTM):
             b_ih[0] = -b_ih[1]
-    return layer
-
-
-def _checked(layer: Layer) -> Layer:
-    if not isinstance(layer, Recurrent):
-        raise TypeError(f"layer: expected an LSTM, GRU or RNN, got {type(layer).__name__}")
     return layer
 
 

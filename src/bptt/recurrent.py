@@ -16,7 +16,7 @@ from .engine import Engine, State, infer
 from .parameters import Parameters, Weights, initialise, layer_shapes, layer_weights
 from .tape import Gradients, Tape
 
-__all__ = ["Recurrent"]
+__all__ = ["Recurrent", "checked_layer"]
 
 Layer = TypeVar("Layer", bound="Recurrent")
 
@@ -358,3 +358,10 @@ class Recurrent:
         changed = {"dtype": real, "parameters": self.parameters.astype(real), "_owner": object()}
         copy.__setstate__({**self.__getstate__(), **changed})
         return copy
+
+
+def checked_layer(layer: Layer) -> Layer:
+    """Return `layer` if it is one."""
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer: expected an LSTM, GRU or RNN, got {type(layer).__name__}")
+    return layer

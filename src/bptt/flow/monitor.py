@@ -1,0 +1,278 @@
+"""A watch over the gradients of a training loop: statistics, warnings, a CSV file, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import warnings
+from importlib import import_module
+from types import TracebackType
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from .. import _check
+from ..recurrent import Recurrent, checked_layer
+from ..tape import Gradients
+from .measure import gradient_flow
+from .norms import judged, norms, per_row
+
+__all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
+
+
+class GradientFlowWarning(UserWarning):
+    """Gradients vanish or explode, says a `GradientMonitor`."""
+
+
+class Record(NamedTuple):
+    """One update of a monitor.
+
+    Attributes
+    ----------
+    step : int
+        Number of the update, from 0.
+    loss : float
+        As given; NaN if it was not.
+    norm : float
+        Euclidean norm of the gradient of all parameters.
+    growth : float
+        Factor per step of the flow through time; NaN where it was not measured.
+    first, last : float
+        Norm of the gradient that reaches the state (c, or h) at the far end of the flow, and where it starts.
+    verdict : str
+        "vanishing", "steady", "exploding", or "" where the flow was not measured.
+    """
+
+    step: int
+    loss: float
+    norm: float
+    growth: float
+    first: float
+    last: float
+    verdict: str
+
+
+class Statistics(NamedTuple):
+    """Running statistics of one column over the updates where it was finite."""
+
+    updates: int = 0
+    mean: float = math.nan
+    std: float = math.nan
+    low: float = math.inf
+    high: float = -math.inf
+
+    def after(self, value: float) -> Statistics:
+        """Return the statistics with one more value (Welford 1962)."""
+        if not math.isfinite(value):
+            return self
+        count = self.updates + 1
+        if count == 1:
+            return Statistics(1, value, 0.0, value, value)
+        mean = self.mean + (value - self.mean) / count
+        variance = (self.std**2 * self.updates + (value - self.mean) * (value - mean)) / count
+        low, high = min(self.low, value), max(self.high, value)
+        return Statistics(count, mean, math.sqrt(max(0.0, variance)), low, high)
+
+
+class GradientMonitor:
+    """Watches the gradients of a layer while it trains.
+
+    Call it once per training step with what ``backward`` returned. With ``backward(..., steps=True)`` it
+    measures the flow of the training loss itself; given `x` it measures, at every `every`-th call, the flow
+    of the last step's output (`gradient_flow`), which tells vanishing even when errors enter at every step.
+
+    Parameters
+    ----------
+    layer : LSTM, GRU or RNN
+    path : str or path, optional
+        A CSV file with a line for each update, written anew.
+    tensorboard : str, path or object, optional
+        A folder for TensorBoard's event files (needs the package tensorboard), or any writer with
+        ``add_scalar(tag, value, step)``, such as torch's SummaryWriter.
+    every : int
+        How often the flow is measured on a given `x`.
+    patience : int
+        How many measurements in a row must have a bad verdict before a warning; one that is not finite warns
+        at once.
+
+    Attributes
+    ----------
+    last : Record or None
+        The last update.
+    statistics : dict of str to Statistics
+        Of "loss", "norm", "growth", "first", "last": updates, mean, standard deviation, low, high.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type or value.
+    ImportError
+        If `tensorboard` is a folder and the package is not there.
+
+    Warns
+    -----
+    GradientFlowWarning
+        Once when the flow vanishes, and once when it explodes.
+
+    Examples
+    --------
+    >>> import numpy as np, bptt
+    >>> layer = bptt.init.forget_bias(bptt.LSTM(3, 8, seed=0), 3)
+    >>> x = np.ones((20, 4, 3), np.float32)
+    >>> with bptt.GradientMonitor(layer, every=10) as monitor:
+    ...     for step in range(30):
+    ...         tape = layer.forward(x)
+    ...         gradients = layer.backward(tape, tape.output - 0.1)
+    ...         monitor(gradients, loss=float(np.square(tape.output - 0.1).mean()), x=x)
+    ...         layer.parameters.flat[:] -= 0.01 * gradients.parameters.flat
+    >>> monitor.statistics["norm"].updates, monitor.statistics["growth"].updates
+    (30, 3)
+    """
+
+    def __init__(
+        self,
+        layer: Recurrent,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        tensorboard: Any = None,
+        every: int = 100,
+        patience: int = 3,
+    ) -> None:
+        self.layer = checked_layer(layer)
+        self.every, self.patience = _check.size("every", every), _check.size("patience", patience)
+        self.last: Record | None = None
+        self.statistics = {name: Statistics() for name in ("loss", "norm", "growth", "first", "last")}
+        self._in_a_row = {"vanishing": 0, "exploding": 0}
+        self._warned: set[str] = set()
+        self._steps = 0
+        self._writer, self._owns_writer = _writer(tensorboard)
+        self._file: TextIO | None = None
+        if path is not None:
+            self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            self._write(list(Record._fields))
+
+    def __call__(
+        self,
+        gradients: Gradients,
+        *,
+        loss: float = math.nan,
+        x: Any = None,
+        state: Any = None,
+        lengths: Any = None,
+    ) -> None:
+        """Take in one training step.
+
+        Parameters
+        ----------
+        gradients : Gradients
+            From ``layer.backward``, before they are clipped.
+        loss : float, optional
+        x, state, lengths
+            What the layer ran on: then the flow of the last step's output is measured at every `every`-th
+            call.
+        """
+        if not isinstance(gradients, Gradients):
+            raise TypeError(f"gradients: expected Gradients from backward, got {type(gradients).__name__}")
+        growth, first, last, verdict = math.nan, math.nan, math.nan, ""
+        if x is not None:
+            if self._steps % self.every == 0:
+                flow = gradient_flow(self.layer, x, state, lengths=lengths)
+                growth, verdict = flow.growth, flow.verdict
+                first, last = _ends(flow.lags)
+        elif gradients.hidden is not None:
+            growth, verdict, first, last = self._of_training(gradients)
+        norm = float(norms(gradients.parameters.flat, 0))
+        if not math.isfinite(norm):
+            verdict = "exploding"
+        self.last = Record(self._steps, float(loss), norm, growth, first, last, verdict)
+        self._steps += 1
+        self._keep(self.last)
+        self._judge(self.last)
+
+    def _of_training(self, gradients: Gradients) -> tuple[float, str, float, float]:
+        """Measure the flow of a backward pass, over all steps; of two directions that of the first."""
+        part = -2 if self.layer.bidirectional else -1
+        steps = gradients.hidden if gradients.cells is None else gradients.cells
+        assert steps is not None
+        lags = norms(per_row(steps[part][None])[0], 1)[::-1]
+        return *judged(lags), *_ends(lags)
+
+    def _keep(self, record: Record) -> None:
+        for name, statistics in self.statistics.items():
+            self.statistics[name] = statistics.after(getattr(record, name))
+        if self._file is not None:
+            self._write(["" if value != value else value for value in record])
+        if self._writer is not None:
+            for name in self.statistics:
+                value = getattr(record, name)
+                if not math.isnan(value):
+                    self._writer.add_scalar(f"gradient_flow/{name}", value, record.step)
+
+    def _write(self, values: list[Any]) -> None:
+        assert self._file is not None
+        csv.writer(self._file).writerow(values)
+        self._file.flush()
+
+    def _judge(self, record: Record) -> None:
+        if not record.verdict:
+            return
+        for verdict, count in self._in_a_row.items():
+            self._in_a_row[verdict] = count + 1 if record.verdict == verdict else 0
+        finite = math.isfinite(record.norm) and (math.isnan(record.growth) or math.isfinite(record.growth))
+        enough = not finite or self._in_a_row.get(record.verdict, 0) >= self.patience
+        if enough and record.verdict in self._in_a_row and record.verdict not in self._warned:
+            self._warned.add(record.verdict)
+            text = (
+                f"gradients are {record.verdict}, update {record.step}: factor {record.growth:.3g} per step, "
+                f"norm over all parameters {record.norm:.3g}; bptt.gradient_flow(layer, x).report() says more"
+            )
+            warnings.warn(text, GradientFlowWarning, stacklevel=3)
+
+    def report(self) -> str:
+        """Return a line for each statistic."""
+        lines = [f"{self._steps} updates, warned of: {', '.join(sorted(self._warned)) or 'nothing'}"]
+        for name, s in self.statistics.items():
+            if s.updates:
+                lines.append(f"  {name:6s} mean {s.mean:.3g}, std {s.std:.2g}, {s.low:.3g} to {s.high:.3g}")
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        """Close the file, and the TensorBoard writer if it was made here."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._owns_writer and self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> GradientMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ends(lags: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """Return the norm at the far end and where the flow starts."""
+    return (float(lags[-1]), float(lags[0])) if len(lags) else (math.nan, math.nan)
+
+
+def _writer(given: Any) -> tuple[Any, bool]:
+    """Return an object with add_scalar, and whether it was made here."""
+    if given is None or hasattr(given, "add_scalar"):
+        return given, False
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(
+            f"tensorboard: expected a folder or a writer with add_scalar, got {type(given).__name__}"
+        )
+    try:
+        module: Any = import_module("tensorboard.summary")
+    except ImportError as error:
+        raise ImportError(
+            f"tensorboard: writing to a folder needs the package tensorboard ({error}); "
+            "pip install tensorboard, or give a writer with add_scalar"
+        ) from None
+    return module.Writer(os.fspath(given)), True

@@ -1,0 +1,121 @@
+"""Norms of gradients over steps, the factor per step that fits them, and what it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["by_lag", "judged", "norms", "per_row", "reach"]
+
+# A factor per step outside of these vanishes or explodes whatever the length of the sequence,
+FACTORS = (0.9, 1.1)
+# and one inside does when all steps together change the norm by more than this.
+TOTAL = 100.0
+
+
+def norms(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """Return Euclidean norms along an axis, scaled so that squares neither overflow nor underflow."""
+    largest = np.max(np.abs(array), axis, keepdims=True, initial=0).astype(np.float64)
+    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
+    squares = np.square(array / scale).sum(axis)
+    return np.asarray(np.sqrt(squares) * scale.squeeze(axis), np.float64)
+
+
+def per_row(steps: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the norm over units of gradients (L*D, T, B, H): (L*D, T, B)."""
+    if steps.dtype == np.float32:  # its squares fit into float64
+        wide = steps.astype(np.float64)
+        return np.asarray(np.sqrt(np.einsum("ntbh,ntbh->ntb", wide, wide)))
+    return norms(steps, 3)
+
+
+def reach(
+    injected: NDArray[np.bool_], lengths: NDArray[np.int64], reverse: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each row the step that lags are counted from, and how many steps the error can reach.
+
+    Lags are counted from the error that the direction meets first, since nothing is injected on the steps
+    before it. Only where that leaves no way in any row are they counted from the error it meets last.
+
+    Parameters
+    ----------
+    injected : ndarray of bool, (T, B)
+        Where errors enter.
+    lengths : ndarray of int, (B,)
+        Steps of each row.
+    reverse : bool
+        Whether the direction runs from the last step to the first.
+
+    Returns
+    -------
+    origin, count : ndarray of int, (B,)
+        Without an error in the row, count is 0.
+    """
+    T = len(injected)
+    t = np.arange(T)[:, None]
+    first = np.min(np.where(injected, t, T), 0, initial=T)
+    last = np.max(np.where(injected, t, -1), 0, initial=-1)
+    some = last >= 0
+    if reverse:
+        origin, other = last, first
+        count = np.where(some, lengths - last, 0)
+        if count.max(initial=0) < 2:
+            origin, count = other, np.where(some, lengths - first, 0)
+    else:
+        origin, other = first, last
+        count = np.where(some, first + 1, 0)
+        if count.max(initial=0) < 2:
+            origin, count = other, np.where(some, last + 1, 0)
+    return origin, np.maximum(count, 0)
+
+
+def by_lag(
+    rows: NDArray[np.float64], origin: NDArray[np.int64], count: NDArray[np.int64], reverse: bool
+) -> NDArray[np.float64]:
+    """Return the norm over the batch of (T, B) norms, by the distance of a step from the row's origin.
+
+    Where a row is too short for a lag, the others stand for it: the mean square over the rows that are there,
+    times the number of all.
+    """
+    k = np.arange(int(count.max(initial=0)))[:, None]
+    if not k.size:
+        return np.zeros(0)
+    steps = np.clip(origin + k if reverse else origin - k, 0, len(rows) - 1)
+    there = k < count
+    found = norms(np.where(there, np.take_along_axis(rows, steps, 0), 0.0), 1)
+    return np.asarray(found * np.sqrt(np.count_nonzero(count) / np.maximum(there.sum(1), 1)))
+
+
+def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
+    """Return the factor per step that fits norms by lag best, and the verdict.
+
+    The factor is a least-squares line through the logarithms of those that are positive and finite: 1.0 where
+    there is nothing to fit (fewer than two steps). An underflow to exactly zero at the end is vanishing,
+    infinity or NaN anywhere is exploding. Else: below 0.9 vanishing, above 1.1 exploding; in between when
+    all steps together make the norm 100 times smaller or larger.
+    """
+    finite = np.isfinite(lags)
+    usable = np.flatnonzero(finite & (lags > 0))
+    growth = _factor(usable, np.log(lags[usable])) if len(usable) > 1 else None
+    if not finite.all():
+        return (np.inf if growth is None else growth), "exploding"
+    if len(lags) < 2:
+        return 1.0, "steady"
+    if lags[-1] == 0:
+        return (0.0 if growth is None else growth), "vanishing"
+    if not growth:  # None: one positive norm, at the end; 0: it fell by more than a float can say
+        return (np.inf, "exploding") if growth is None else (0.0, "vanishing")
+    change = np.log(growth) * (len(lags) - 1)
+    if growth < FACTORS[0] or change < -np.log(TOTAL):
+        return growth, "vanishing"
+    if growth > FACTORS[1] or change > np.log(TOTAL):
+        return growth, "exploding"
+    return growth, "steady"
+
+
+def _factor(places: NDArray[np.int64], logs: NDArray[np.float64]) -> float:
+    away = places - places.mean()
+    with np.errstate(over="ignore"):
+        return float(np.exp(away @ (logs - logs.mean()) / (away @ away)))
