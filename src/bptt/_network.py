@@ -34,6 +34,7 @@ __all__ = [
     "forward",
     "in_order",
     "infer",
+    "inputs_of",
 ]
 
 Array: TypeAlias = "NDArray[Any]"
@@ -591,6 +592,19 @@ def dropout_masks(
     return masks
 
 
+def inputs_of(
+    layout: Layout, x: Array, hidden: Array, masks: Sequence[Array], course: Course
+) -> list[Array]:
+    """Return the input of every part as in `Kept`, from the input of the first and the hidden states of all."""
+    D, inputs = layout.directions, []
+    for layer in range(layout.layers):
+        if layer:
+            x = joined(hidden[(layer - 1) * D : layer * D], course)
+            x = x * masks[layer - 1] if masks else x
+        inputs += [course.turned(x, d) for d in range(D)]
+    return inputs
+
+
 def in_order(parts: Array | None, directions: int, course: Course) -> Array | None:
     """Return (L*D, T, B, ...) arrays with time ascending in every part and rows as they came."""
     if parts is None:
@@ -636,7 +650,7 @@ def at(parts: Array | None, n: int) -> Array | None:
     return None if parts is None else parts[n]
 
 
-def joined(outputs: Sequence[Array], course: Course) -> Array:
+def joined(outputs: Sequence[Array] | Array, course: Course) -> Array:
     """Return the outputs of all directions side by side, time ascending."""
     if len(outputs) == 1:
         return outputs[0]

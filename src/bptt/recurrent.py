@@ -50,23 +50,25 @@ class Recurrent:
 
     def _make(self, given: Mapping[str, Any]) -> None:
         """Check the settings, among the local variables of a constructor, and make the parameters."""
-        names = ("input_size", "hidden_size", *self._DEFAULTS)
-        settings = checked({name: given[name] for name in names})
-        dropout, num_layers = settings["dropout"], settings["num_layers"]
-        if dropout > 0 and num_layers == 1:
+        self._build(given)
+        if self.dropout > 0 and self.num_layers == 1:
             text = (
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
-                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}"
+                f"num_layers greater than 1, but got dropout={self.dropout} and num_layers={self.num_layers}"
             )
             warnings.warn(text, UserWarning, stacklevel=3)
+        initialise(self.parameters, self.hidden_size**-0.5, given["seed"])
+
+    def _build(self, given: Mapping[str, Any]) -> None:
+        """Check the settings and lay out the parameters, whose values are anything."""
+        names = ("input_size", "hidden_size", *self._DEFAULTS)
+        settings = checked({name: given[name] for name in names})
         I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
         P, peephole = settings.get("proj_size", 0), settings.get("peephole", False)
-        L, D = num_layers, 1 + settings["bidirectional"]
+        L, D = settings["num_layers"], 1 + settings["bidirectional"]
         _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+P+2": max(I, D * H) + H + P + 2})
         shapes = layer_shapes(self._GATES, I, H, settings["bias"], peephole, L, D, P)
-        parameters = Parameters(shapes, real)
-        initialise(parameters, H**-0.5, given["seed"])
-        self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
+        self.__setstate__({**settings, "parameters": Parameters(shapes, real), "_owner": object()})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "parameters":

@@ -1,0 +1,141 @@
+"""A layer's forward and backward pass on tensors: their memory is what the kernels read and write.
+
+Tensors are of one dtype, on the CPU; sequences are (T, B, ...). A result that does not exist (the cell state
+of a GRU) is a tensor of no elements, as operators cannot return None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from numpy.typing import NDArray
+
+from .. import _backend, _network
+from .._check import contiguous
+from .._network import Course, Kept
+from ..parameters import Parameters
+from .plan import Plan, plan_of
+
+__all__ = ["backward", "forward", "infer"]
+
+Array: TypeAlias = "NDArray[Any]"
+Tensor = torch.Tensor
+
+
+def infer(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
+    plan = plan_of(settings, x.dtype)
+    given = array(x), array(h_0), array(c_0)
+    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
+    results = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
+    output, h_n, c_n = map(tensor, results)
+    return output, h_n, c_n
+
+
+def forward(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return output, h_n, c_n as `infer`, and the tape: hidden, cells (L*D, T, B, H), gates (L*D, T, B, 4, H).
+
+    The hidden states of a layer of one part are its output, and not returned twice.
+    """
+    plan = plan_of(settings, x.dtype)
+    given = array(x), array(h_0), array(c_0)
+    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
+    dropped = [course.sorted(contiguous(mask.numpy(), plan.layout.dtype)) for mask in masks]
+    output, h_n, c_n, kept = _network.forward(
+        _backend.core(), plan.layout, parts, *given, masks=dropped, course=course
+    )
+    hidden = None
+    if plan.layout.parts > 1:
+        hidden = kept.hidden
+        if plan.layout.directions == 1 and course.order is None:
+            output = output.copy()  # it is the last of `hidden`, and no result may be a view of another
+    return (
+        tensor(output),
+        tensor(h_n),
+        tensor(c_n),
+        tensor(hidden),
+        tensor(kept.cells),
+        tensor(kept.gates),
+    )
+
+
+def backward(
+    d_output: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    output: Tensor,
+    hidden: Tensor,
+    cells: Tensor,
+    gates: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+    truncate: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Parameters]:
+    """Return the gradients of x, h_0, c_0 and of the weights, from what `forward` took and returned."""
+    plan = plan_of(settings, x.dtype)
+    layout, core = plan.layout, _backend.core()
+    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
+    dropped = [course.sorted(contiguous(mask.numpy(), layout.dtype)) for mask in masks]
+    states = course.sorted(array(h_0)), course.sorted(array(c_0))
+    steps = course.sorted(array(output))[None] if layout.parts == 1 else hidden.numpy()
+    saved = cells.numpy() if layout.has_cell_state else None, gates.numpy() if layout.saved else None
+    inputs = _network.inputs_of(layout, course.sorted(array(x)), steps, dropped, course)
+    kept = Kept(inputs, *states, steps, *saved, dropped, course)
+    errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
+    parameters = Parameters(plan.shapes, layout.dtype)
+    blocks = (truncate[0], truncate[1]) if truncate[0] else None
+    slopes = _network.backward(
+        core, layout, parts, kept, *errors, parameters=parameters, steps=False, truncate=blocks
+    )
+    return tensor(slopes.x), tensor(slopes.h_0), tensor(slopes.c_0), parameters
+
+
+def array(value: Tensor | None) -> Array | None:
+    """Return the memory of a tensor, or a contiguous copy."""
+    if value is None:
+        return None
+    memory: Array = value.detach().numpy()
+    return memory if value.is_contiguous() else contiguous(memory, memory.dtype)
+
+
+def tensor(value: Array | None) -> Tensor:
+    """Return a tensor over the memory of an array; of no elements for None."""
+    return torch.empty(0) if value is None else torch.from_numpy(value)
+
+
+def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[tuple[Array | None, ...]]:
+    """Return the weights of each part as the kernels take them."""
+    arrays = [array(weight) for weight in weights]
+    return [tuple(None if place is None else arrays[place] for place in part) for part in plan.parts]
+
+
+def course_of(plan: Plan, x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Course:
+    """Return how rows go through time, after a check of lengths and resets."""
+    if lengths is None and resets is None:
+        return _network.ALL_STEPS
+    return _network.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)

@@ -1,0 +1,154 @@
+"""The passes of a layer as operators of PyTorch, with the shapes of their results and their derivative.
+
+``torch.ops.bptt`` has ``infer``, ``forward``, which returns the tape beside its results, and ``backward``,
+whose own derivative is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import arrays
+from .plan import plan_of
+
+__all__ = ["backward", "forward", "gradients", "infer", "keep", "kept"]
+
+_LAYER = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights"
+_SPANS = "Tensor? lengths, Tensor? resets, str settings"
+_ERRORS = "Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n"
+_TAPE = "Tensor output, Tensor hidden, Tensor cells, Tensor gates"
+
+
+def operator(name: str, schema: str) -> Any:
+    """Return a decorator that makes a function an operator without side effects on CPU tensors."""
+    return torch.library.custom_op(f"bptt::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+infer = operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")(arrays.infer)
+
+
+@operator(
+    "forward",
+    f"({_LAYER}, Tensor[] masks, {_SPANS}, int[] truncate) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def forward(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+    truncate: Sequence[int],
+) -> tuple[Tensor, ...]:
+    """`truncate` is for the way back."""
+    return arrays.forward(x, h_0, c_0, weights, masks, lengths, resets, settings)
+
+
+@operator(
+    "backward",
+    f"({_ERRORS}, {_LAYER}, Tensor[] masks, {_TAPE}, {_SPANS}, int[] truncate) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
+)
+def backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, h_0, c_0, and those of the weights in one vector."""
+    *gradients, parameters = arrays.backward(*given)
+    d_x, d_h_0, d_c_0 = gradients
+    return d_x, d_h_0, d_c_0, torch.from_numpy(parameters.flat)
+
+
+@infer.register_fake
+def _infer_shapes(
+    x: Tensor, h_0: Any, c_0: Any, weights: Any, lengths: Any, resets: Any, settings: str
+) -> tuple[Tensor, ...]:
+    T, B, _ = x.shape
+    layout = plan_of(settings, x.dtype).layout
+    state = (layout.parts, B, layout.hidden_size)
+    output = (T, B, layout.directions * layout.hidden_size)
+    return x.new_empty(output), x.new_empty(state), x.new_empty(state if layout.has_cell_state else 0)
+
+
+@forward.register_fake
+def _forward_shapes(
+    x: Tensor,
+    h_0: Any,
+    c_0: Any,
+    weights: Any,
+    masks: Any,
+    lengths: Any,
+    resets: Any,
+    settings: str,
+    truncate: Any,
+) -> tuple[Tensor, ...]:
+    T, B, _ = x.shape
+    layout = plan_of(settings, x.dtype).layout
+    N, H = layout.parts, layout.hidden_size
+    hidden = x.new_empty((N, T, B, H) if N > 1 else 0)
+    cells = x.new_empty((N, T, B, H) if layout.has_cell_state else 0)
+    gates = x.new_empty((N, T, B, layout.saved, H) if layout.saved else 0)
+    return *_infer_shapes(x, h_0, c_0, weights, lengths, resets, settings), hidden, cells, gates
+
+
+@backward.register_fake
+def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    layout = plan_of(given[-2], x.dtype).layout
+    state = (layout.parts, x.shape[1], layout.hidden_size)
+    d_c_0 = x.new_empty(state if layout.has_cell_state else 0)
+    return x.new_empty(x.shape), x.new_empty(state), d_c_0, x.new_empty(sum(w.numel() for w in given[2]))
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save what the way back needs, as tensors: PyTorch frees them and sees to it that nobody wrote to them."""
+    x, h_0, c_0, weights, masks, lengths, resets, settings, truncate = inputs
+    outputs, _, _, *tape = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, h_0, c_0, outputs, *tape, lengths, resets, *weights, *masks)
+    ctx.of_layer = settings, truncate, len(weights)
+
+
+def kept(ctx: Any) -> tuple[Any, ...]:
+    """Return it as `backward` takes it."""
+    settings, truncate, count = ctx.of_layer
+    x, h_0, c_0, output, hidden, cells, gates, lengths, resets, *rest = ctx.saved_tensors
+    layer = x, h_0, c_0, rest[:count], rest[count:]
+    return *layer, output, hidden, cells, gates, lengths, resets, settings, truncate
+
+
+def gradients(errors: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Return the gradients of x, h_0, c_0 and of each weight, by the operator."""
+    d_x, d_h_0, d_c_0, flat = backward(*errors, *given)
+    weights = given[3]
+    parts = flat.split([weight.numel() for weight in weights])
+    return d_x, d_h_0, d_c_0, [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    keep(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[3:])
+
+
+def _gradients(ctx: Any, d_output: Any, d_h_n: Any, d_c_n: Any, *_: None) -> tuple[Any, ...]:
+    given = kept(ctx)
+    *states, d_weights = gradients((d_output, d_h_n, d_c_n), given)
+    wanted = zip(states, ctx.needs_input_grad, strict=False)
+    d_x, d_h_0, d_c_0 = (d if needed else None for d, needed in wanted)
+    return d_x, d_h_0, d_c_0, d_weights, [None] * len(given[4]), None, None, None, None
+
+
+def _refuse_infer(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError("bptt::infer: keeps nothing for a gradient; bptt::forward does")
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError("bptt.torch: second derivatives (a gradient of a gradient) are not supported")
+
+
+forward.register_autograd(_gradients, setup_context=_setup)
+backward.register_autograd(_refuse)
+infer.register_autograd(_refuse_infer)

@@ -1,0 +1,62 @@
+"""What the operators know of a layer beside its tensors: settings as text, and what follows from them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .. import layers
+from .._check import Layout
+from ..parameters import Shapes, layer_weights
+
+__all__ = ["DTYPES", "Plan", "plan_of", "settings_text"]
+
+DTYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+class Plan(NamedTuple):
+    """A layer without its parameters.
+
+    Attributes
+    ----------
+    layout : Layout
+        Sequences are (T, B, ...) and batched here, whatever the module takes.
+    shapes : dict
+        Name and shape of each parameter, in the order in which the operators take them.
+    parts : list of tuple
+        For each part the places of its weights in that order, as the kernels take them; None: it has none.
+    """
+
+    layout: Layout
+    shapes: Shapes
+    parts: list[tuple[int | None, ...]]
+
+
+def settings_text(kind: str, **settings: Any) -> str:
+    """Return the settings of a layer, by the names of bptt's own, as an operator takes them: JSON.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If bptt has no such layer; the message names the argument.
+    """
+    text = json.dumps({"kind": kind, **settings})
+    plan_of(text, torch.float32)
+    return text
+
+
+@functools.lru_cache(maxsize=256)
+def plan_of(settings: str, dtype: torch.dtype) -> Plan:
+    """Return the plan of the layer of that text, with tensors of that dtype."""
+    given = json.loads(settings)
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    kind = getattr(layers, given.pop("kind"))
+    layer = kind.__new__(kind)
+    layer._build({**kind._DEFAULTS, **given, "dtype": DTYPES[dtype]})
+    layout, shapes = layer._layout, layer.parameters.shapes
+    places: Any = {name: place for place, name in enumerate(shapes)}
+    return Plan(layout, shapes, layer_weights(places, layout.layers, layout.directions))  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""One call of a layer: through the operators where PyTorch must see them, else by the shortest way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import arrays, operators
+
+__all__ = ["run"]
+
+
+def run(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: list[Tensor],
+    masks: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+    truncate: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a layer; differentiable if autograd records and anything that the layer takes requires a gradient.
+
+    Parameters
+    ----------
+    x : Tensor, (T, B, I)
+        Of float32 or float64, as are all the others.
+    h_0, c_0 : Tensor, (L*D, B, H), or None
+    weights : list of Tensor
+        In the order of ``Plan.shapes``.
+    masks : list of Tensor, (T, B, D*H)
+        What the input of layers 1, 2, .. is multiplied by; empty without dropout.
+    lengths, resets : Tensor, (B,) of integers and (T, B) of bool, or None
+    settings : str
+        From `settings_text`.
+    truncate : list of int
+        k1 and k2 of truncated backpropagation through time; zeros: not truncated.
+
+    Returns
+    -------
+    output : Tensor, (T, B, D*H)
+    h_n, c_n : Tensor, (L*D, B, H)
+        c_n has no elements where there is no cell state.
+
+    Raises
+    ------
+    NotImplementedError
+        Under a transform of ``torch.func``.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
+        )
+    given = x, h_0, c_0, weights, masks, lengths, resets, settings
+    passes: Any = arrays if plain(x) else operators
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)):
+        if passes is arrays:
+            spans = masks, lengths, resets, settings, truncate
+            output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)
+        else:
+            output, h_n, c_n, *_ = operators.forward(*given, truncate)
+    elif masks:
+        output, h_n, c_n, *_ = operators.forward(*given, truncate)
+    else:
+        output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
+    return output, h_n, c_n
+
+
+def plain(x: Tensor) -> bool:
+    """Whether a tensor is just memory, and nobody else has to see what is done with it.
+
+    An operator that is written in Python costs 0.1 ms and more in a training step, as much as the arithmetic
+    of a small layer.
+    """
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.jit.is_tracing()
+    )
+
+
+class Recorded(torch.autograd.Function):
+    """The passes for eager autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        masks: list[Tensor],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        settings: str,
+        truncate: list[int],
+        x: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Run forward and save what `operators.kept` returns."""
+        given = x, h_0, c_0, weights, masks, lengths, resets, settings
+        results = arrays.forward(*given)
+        operators.keep(ctx, (*given, truncate), results)
+        return results[:3]
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+        """Return the gradients; they cannot be differentiated again, which the operator says in time."""
+        given = operators.kept(ctx)
+        if torch.is_grad_enabled():
+            *states, weights = operators.gradients(errors, given)
+        else:
+            *states, parameters = arrays.backward(*errors, *given)
+            weights = [torch.from_numpy(part) for part in parameters.values()]
+        wanted = zip(states, ctx.needs_input_grad[5:], strict=False)
+        return *[None] * 5, *(d if needed else None for d, needed in wanted), *weights
