@@ -592,10 +592,8 @@ def dropout_masks(
     return masks
 
 
-def inputs_of(
-    layout: Layout, x: Array, hidden: Array, masks: Sequence[Array], course: Course
-) -> list[Array]:
-    """Return the input of every part as in `Kept`, from the input of the first and the hidden states of all."""
+def inputs_of(layout: Layout, x: Array, hidden: Array, masks: Sequence[Array], course: Course) -> list[Array]:
+    """Return the inputs of `Kept`, from the input of the first layer and the hidden states of all parts."""
     D, inputs = layout.directions, []
     for layer in range(layout.layers):
         if layer:

@@ -38,7 +38,7 @@ def infer(
     given = array(x), array(h_0), array(c_0)
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     results = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
-    output, h_n, c_n = map(tensor, results)
+    output, h_n, c_n = (tensor(result, x) for result in results)
     return output, h_n, c_n
 
 
@@ -52,7 +52,7 @@ def forward(
     resets: Tensor | None,
     settings: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return output, h_n, c_n as `infer`, and the tape: hidden, cells (L*D, T, B, H), gates (L*D, T, B, 4, H).
+    """Return output, h_n, c_n as `infer`; hidden, cells (L*D, T, B, H) and gates (L*D, T, B, 4, H), the tape.
 
     The hidden states of a layer of one part are its output, and not returned twice.
     """
@@ -68,14 +68,9 @@ def forward(
         hidden = kept.hidden
         if plan.layout.directions == 1 and course.order is None:
             output = output.copy()  # it is the last of `hidden`, and no result may be a view of another
-    return (
-        tensor(output),
-        tensor(h_n),
-        tensor(c_n),
-        tensor(hidden),
-        tensor(kept.cells),
-        tensor(kept.gates),
-    )
+    results = output, h_n, c_n, hidden, kept.cells, kept.gates
+    first, second, third, *tape = (tensor(result, x) for result in results)
+    return first, second, third, tape[0], tape[1], tape[2]
 
 
 def backward(
@@ -112,7 +107,7 @@ def backward(
     slopes = _network.backward(
         core, layout, parts, kept, *errors, parameters=parameters, steps=False, truncate=blocks
     )
-    return tensor(slopes.x), tensor(slopes.h_0), tensor(slopes.c_0), parameters
+    return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
 
 
 def array(value: Tensor | None) -> Array | None:
@@ -123,9 +118,9 @@ def array(value: Tensor | None) -> Array | None:
     return memory if value.is_contiguous() else contiguous(memory, memory.dtype)
 
 
-def tensor(value: Array | None) -> Tensor:
-    """Return a tensor over the memory of an array; of no elements for None."""
-    return torch.empty(0) if value is None else torch.from_numpy(value)
+def tensor(value: Array | None, x: Tensor) -> Tensor:
+    """Return a tensor over the memory of an array; for None one of no elements, of the dtype of x."""
+    return x.new_empty(0) if value is None else torch.from_numpy(value)
 
 
 def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[tuple[Array | None, ...]]:

@@ -127,7 +127,8 @@ class Recurrent(nn.RNNBase):
         output = output.transpose(0, 1) if self.batch_first else output
         if batched:
             return output, self._unpair(h_n, c_n)
-        return output.squeeze(row_axis), self._unpair(h_n.squeeze(1), c_n.squeeze(1))
+        states = (None if state is None else state.squeeze(1) for state in (h_n, c_n))
+        return output.squeeze(row_axis), self._unpair(*states)
 
     def _run_packed(
         self, packed: PackedSequence, h_0: Any, c_0: Any, resets: Any, blocks: list[int]
@@ -140,11 +141,13 @@ class Recurrent(nn.RNNBase):
         resets = in_order(spans_of(None, resets, True)[1], order)
         output, h_n, c_n = self._run(x, h_0, c_0, lengths, resets, blocks)
         data = pack_padded_sequence(output, lengths).data
-        return PackedSequence(data, sizes, order, back), self._unpair(in_order(h_n, back), in_order(c_n, back))
+        return PackedSequence(data, sizes, order, back), self._unpair(
+            in_order(h_n, back), in_order(c_n, back)
+        )
 
     def _run(
         self, x: Tensor, h_0: Any, c_0: Any, lengths: Any, resets: Any, blocks: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run (T, B, I); return output, h_n, c_n."""
         weights = [getattr(self, name) for name in self._weight_names]
         dtype = weights[0].dtype

@@ -104,7 +104,7 @@ def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: A
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Save what the way back needs, as tensors: PyTorch frees them and sees to it that nobody wrote to them."""
+    """Save what the way back needs, as tensors: PyTorch frees them, and notices if anybody wrote to them."""
     x, h_0, c_0, weights, masks, lengths, resets, settings, truncate = inputs
     outputs, _, _, *tape = output
     ctx.set_materialize_grads(False)

@@ -22,7 +22,7 @@ def run(
     resets: Tensor | None,
     settings: str,
     truncate: list[int],
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a layer; differentiable if autograd records and anything that the layer takes requires a gradient.
 
     Parameters
@@ -44,7 +44,7 @@ def run(
     -------
     output : Tensor, (T, B, D*H)
     h_n, c_n : Tensor, (L*D, B, H)
-        c_n has no elements where there is no cell state.
+        c_n is None where there is no cell state.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def run(
         output, h_n, c_n, *_ = operators.forward(*given, truncate)
     else:
         output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
-    return output, h_n, c_n
+    return output, h_n, c_n if c_n.dim() == 3 else None
 
 
 def plain(x: Tensor) -> bool:
