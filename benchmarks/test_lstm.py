@@ -79,6 +79,13 @@ def test_training_in_float64(row_of_contest, shape, row):
     row_of_contest(Case.of("training", shape, dtype="float64"), row)
 
 
+@pytest.mark.benchmark(group="modules", timer=clock)
+@pytest.mark.parametrize("row", rows("bptt", "bptt.torch", "torch"))
+@pytest.mark.parametrize("shape", ["100x32x128x128", "100x32x40x40", "32x1x128x128"])
+def test_training_through_autograd(row_of_contest, shape, row):
+    row_of_contest(Case.of("training", shape), row)
+
+
 @pytest.mark.benchmark(group="peers-slow-paths", timer=clock)
 @pytest.mark.parametrize("row", rows("bptt", "torchscript"))
 @pytest.mark.parametrize("shape", both("100x32x128x128"))

@@ -44,7 +44,7 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 def measure(
     model: nn.Module, words: Tensor, tags: Tensor, repeats: int
 ) -> tuple[float, float, Tensor, Tensor]:
-    """Return seconds of a training step and of one sentence, the scores, and the gradient of the embedding."""
+    """Return seconds of a training step and of one sentence, the scores, and all gradients."""
 
     def step() -> None:
         model.zero_grad()

@@ -100,7 +100,7 @@ BENCH = {
     "picture": {"cases", "grid", "growth", "machine", "report"},
 }
 BY_NAME = {
-    "peer_torch": {"torch"},
+    "peer_torch": {"torch", "bptt.torch"},
     "peer_onnx": {"onnx", "onnxruntime", "openvino"},
     "picture": {"matplotlib.figure", "matplotlib.ticker"},
     "progress": {"tqdm"},
@@ -161,6 +161,26 @@ def test_layering_of_the_reference(path):
         cells if path.stem == "__init__" else set()
     )
     assert outside <= {"collections", "typing", "numpy"}
+
+
+# The same inside bptt.torch, whose modules bring parameters of their own to what is below the layers.
+DOOR = {"_backend", "_check", "_network", "layers", "parameters"}
+TORCH = {
+    "__init__": {"modules", "swap"},
+    "plan": DOOR,
+    "arrays": DOOR | {"plan"},
+    "operators": DOOR | {"arrays", "plan"},
+    "run": {"arrays", "operators"},
+    "modules": DOOR | {"plan", "run"},
+    "swap": {"modules", "plan"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "torch").glob("*.py")), ids=lambda path: path.stem)
+def test_layering_of_torch(path):
+    inside, outside = imports(path)
+    assert inside <= TORCH[path.stem]
+    assert outside <= set(sys.stdlib_module_names) | {"numpy", "torch"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "bench").glob("*.py")), ids=lambda path: path.stem)

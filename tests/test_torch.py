@@ -1,9 +1,12 @@
 """bptt.torch against torch.nn: results, gradients, modules, the compiler, several processes."""
 
 import copy
+import doctest
+import importlib
 import itertools
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +118,40 @@ def test_float32(kind):
     assert_same(step(ours, x, states), step(theirs, x, states), rtol=1e-4, atol=2e-5)
 
 
+def test_projections():
+    for layers, bidirectional in FORMS:
+        theirs, ours = pair("LSTM", 3, 5, layers, proj_size=2, bidirectional=bidirectional)
+        x, (h_0, c_0) = torch.randn(6, 4, 3, dtype=torch.float64), states_of(theirs, 4)
+        assert_same(step(ours, x, [h_0[..., :2], c_0]), step(theirs, x, [h_0[..., :2], c_0]))
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert type(bptt.torch.accelerate(theirs)) is bptt.torch.LSTM
+
+
+def test_recurrent_dropout_and_zoneout_draw_from_torch():
+    module = bptt.torch.LSTM(3, 5, 2, recurrent_dropout=0.3, zoneout=0.2, dtype=torch.float64)
+    plain = bptt.torch.LSTM(3, 5, 2, dtype=torch.float64)
+    plain.load_state_dict(module.state_dict())
+    x, states = torch.randn(6, 4, 3, dtype=torch.float64), states_of(module, 4)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(step(module, x, states))
+    assert_same(found[0], found[1], 0, 0)
+    assert not torch.allclose(found[0][0], found[2][0])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        assert torch.equal(module(x, tuple(states))[0], found[0][0])
+    seeds = torch.tensor([3, 4])
+    weights = [getattr(module, name) for name in module._weight_names]
+
+    def results(x, h, c, *weights):
+        given = [x, h, c, list(weights), [], seeds, None, None, module._settings, [0, 0]]
+        return torch.ops.bptt.forward(*given)[:3]
+
+    taken = [t.detach().requires_grad_() for t in (x[:3, :2], *(state[:, :2] for state in states))]
+    assert torch.autograd.gradcheck(results, (*taken, *weights))
+
+
 def test_nonlinearities():
     for name in ("tanh", "relu"):
         theirs, ours = pair("RNN", 3, 5, 2, name)
@@ -185,12 +222,23 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), FORMS)
-@pytest.mark.parametrize(("kind", "options"), [("LSTM", {}), ("LSTM", OPTIONS), ("GRU", {}), ("RNN", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LSTM", {}),
+        ("LSTM", OPTIONS),
+        ("LSTM", {"proj_size": 2, "proj_clip": 0.3, "peephole": True}),
+        ("GRU", {}),
+        ("GRU", {"reset_after": False}),
+        ("RNN", {}),
+    ],
+)
 def test_options_are_those_of_bptt(kind, options, layers, bidirectional):
     settings = {"num_layers": layers, "bidirectional": bidirectional, **options}
     module = getattr(bptt.torch, kind)(3, 5, dtype=torch.float64, **settings)
     layer = getattr(bptt, kind)(3, 5, dtype=np.float64, **settings)
     x, states = torch.randn(7, 4, 3, dtype=torch.float64), states_of(module, 4)
+    states[0] = states[0][..., : module.weight_hh_l0.shape[1]].contiguous()
     lengths, resets = np.array([3, 7, 0, 5]), np.zeros((7, 4), bool)
     resets[2, 1] = resets[4, 3] = resets[0, 0] = True
     ways = [{}, {"lengths": lengths}, {"resets": resets}, {"lengths": lengths, "resets": resets}]
@@ -381,8 +429,8 @@ def test_errors():
         TypeError, match=r"^dtype: expected torch.float32 or torch.float64, got torch.bfloat16"
     ):
         bptt.torch.GRU(3, 5, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"^reset_after"):
-        bptt.torch.GRU(3, 5, reset_after=False)
+    with pytest.raises(ValueError, match=r"^activations: "):
+        bptt.torch.LSTM(3, 5, activations=("sigmoid", "tanh", "cubic"))
     module = bptt.torch.LSTM(3, 5)
     x = torch.randn(7, 4, 3)
     for given, error, text in [
@@ -430,7 +478,7 @@ def operator_arguments(module, x, lengths=None, masks=(), truncate=(0, 0)):
     weights = [getattr(module, name) for name in module._weight_names]
     h_0, *c_0 = states_of(module, x.shape[1])
     c_0 = c_0[0] if c_0 else None
-    return [x, h_0, c_0, weights, list(masks), lengths, None, module._settings, list(truncate)]
+    return [x, h_0, c_0, weights, list(masks), None, lengths, None, module._settings, list(truncate)]
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("LSTM", 1), ("LSTM", 2), ("GRU", 2), ("RNN", 1)])
@@ -443,10 +491,10 @@ def test_operators_pass_the_checks_of_torch(kind, layers):
     bare = [
         [w.detach() for w in a] if isinstance(a, list) and a and torch.is_tensor(a[0]) else a for a in given
     ]
-    torch.library.opcheck(operators.infer.default, [*bare[:4], *bare[5:8]])
+    torch.library.opcheck(operators.infer.default, [*bare[:4], *bare[6:9]])
     torch.library.opcheck(operators.forward.default, [x.clone().requires_grad_(), *given[1:]])
     output, *_, hidden, cells, gates = operators.forward(*bare)
-    back = [torch.randn_like(output), None, None, *bare[:5], output, hidden, cells, gates, *bare[5:]]
+    back = [torch.randn_like(output), None, None, *bare[:6], output, hidden, cells, gates, *bare[6:]]
     torch.library.opcheck(operators.backward.default, back)
     weights = given[3]
     leaves = [t.detach().requires_grad_() for t in given[:3] if t is not None]
@@ -665,11 +713,31 @@ def test_example_accelerate():
     assert max(differences) < 1e-5
 
 
+@pytest.mark.parametrize("module", ["bptt.torch", "bptt.torch.modules", "bptt.torch.swap"])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 1
+    assert result.failed == 0
+
+
+def test_guide_runs():
+    guide = EXAMPLES.parent / "docs" / "torch.md"
+    if not guide.is_file():
+        pytest.skip("the documentation is not beside the tests")
+    torch._dynamo.reset()
+    blocks = re.findall(r"^```python\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, str(guide), "exec"), {"__name__": "guide"})
+
+
 def test_plans_refuse_what_bptt_has_not():
     module = bptt.torch.LSTM(3, 5)
     assert plan_of(module._settings, torch.float64).layout.dtype == np.float64
     with pytest.raises(ValueError, match=r"^zoneout: "):
-        bptt.torch.LSTM(3, 5, zoneout=0.5)
+        bptt.torch.LSTM(3, 5, zoneout=1.5)
+    with pytest.raises(ValueError, match=r"^step_clip: "):
+        module(torch.ones(2, 1, 3), step_clip=1.0)
 
 
 def test_without_torch_the_error_says_what_to_install():

@@ -170,12 +170,14 @@ OWN = {"reference": Reference, "oracle": Oracle, "bptt": Bptt, "bptt64": BpttDou
 PEERS = {
     "torch": "peer_torch.Torch",
     "torchscript": "peer_torch.TorchScript",
+    "bptt.torch": "peer_torch.Module",
     "onnxruntime": "peer_onnx.OnnxRuntime",
     "openvino": "peer_onnx.OpenVino",
 }
 PACKAGES = {
     "torch": ("torch",),
     "torchscript": ("torch",),
+    "bptt.torch": ("torch",),
     "onnxruntime": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "onnx"),
 }  # that a peer needs

@@ -7,10 +7,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import bptt
+
 from .cases import Case
 from .contenders import Contender, Results, Task, first_steps
 
-__all__ = ["Torch", "TorchScript"]
+__all__ = ["Module", "Torch", "TorchScript"]
 
 torch: Any = import_module("torch")
 
@@ -58,6 +60,21 @@ class Torch(Contender):
             return state[0]
 
         return Task(call, partial(first_steps, lambda t: call(t).numpy()))
+
+
+class Module(Torch):
+    """bptt's module in place of nn.LSTM: the same work through PyTorch."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        if threads:
+            bptt.set_num_threads(threads)
+
+    def _module(self, kind: Any, case: Case, suffix: str) -> Any:
+        return import_module("bptt.torch").accelerate(super()._module(kind, case, suffix))
+
+    def stream(self, case: Case) -> Task:
+        raise ValueError("the module has no streams")
 
 
 def training(case: Case, outputs: Any, names: Any, parameters: Any) -> Task:

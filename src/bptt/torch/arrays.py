@@ -7,7 +7,7 @@ of a GRU) is a tensor of no elements, as operators cannot return None.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import torch
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ def forward(
     c_0: Tensor | None,
     weights: Sequence[Tensor],
     masks: Sequence[Tensor],
+    seeds: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
@@ -59,10 +60,8 @@ def forward(
     plan = plan_of(settings, x.dtype)
     given = array(x), array(h_0), array(c_0)
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
-    dropped = [course.sorted(contiguous(mask.numpy(), plan.layout.dtype)) for mask in masks]
-    output, h_n, c_n, kept = _network.forward(
-        _backend.core(), plan.layout, parts, *given, masks=dropped, course=course
-    )
+    drawn = draws_of(masks, seeds, course)
+    output, h_n, c_n, kept = _network.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
     hidden = None
     if plan.layout.parts > 1:
         hidden = kept.hidden
@@ -82,6 +81,7 @@ def backward(
     c_0: Tensor | None,
     weights: Sequence[Tensor],
     masks: Sequence[Tensor],
+    seeds: Tensor | None,
     output: Tensor,
     hidden: Tensor,
     cells: Tensor,
@@ -95,12 +95,12 @@ def backward(
     plan = plan_of(settings, x.dtype)
     layout, core = plan.layout, _backend.core()
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
-    dropped = [course.sorted(contiguous(mask.numpy(), layout.dtype)) for mask in masks]
+    drawn = draws_of(masks, seeds, course)
     states = course.sorted(array(h_0)), course.sorted(array(c_0))
     steps = course.sorted(array(output))[None] if layout.parts == 1 else hidden.numpy()
     saved = cells.numpy() if layout.has_cell_state else None, gates.numpy() if layout.saved else None
-    inputs = _network.inputs_of(layout, course.sorted(array(x)), steps, dropped, course)
-    kept = Kept(inputs, *states, steps, *saved, dropped, course)
+    inputs = _network.inputs_of(layout, course.sorted(array(x)), steps, drawn[0], course)
+    kept = Kept(inputs, *states, steps, *saved, *drawn, course)
     errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
     parameters = Parameters(plan.shapes, layout.dtype)
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
@@ -110,6 +110,10 @@ def backward(
     return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
 
 
+@overload
+def array(value: Tensor) -> Array: ...
+@overload
+def array(value: Tensor | None) -> Array | None: ...
 def array(value: Tensor | None) -> Array | None:
     """Return the memory of a tensor, or a contiguous copy."""
     if value is None:
@@ -127,6 +131,11 @@ def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[tuple[Array | None, 
     """Return the weights of each part as the kernels take them."""
     arrays = [array(weight) for weight in weights]
     return [tuple(None if place is None else arrays[place] for place in part) for part in plan.parts]
+
+
+def draws_of(masks: Sequence[Tensor], seeds: Tensor | None, course: Course) -> tuple[list[Array], list[int]]:
+    """Return masks, rows as they run, and the seed of each part."""
+    return [course.sorted(array(mask)) for mask in masks], [] if seeds is None else seeds.tolist()
 
 
 def course_of(plan: Plan, x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Course:

@@ -24,10 +24,11 @@ class Recurrent(nn.RNNBase):
     """What the three modules share."""
 
     _KIND: ClassVar[str]
-    _SHAPE: ClassVar = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
+    _SHAPE: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
     _OPTIONS: ClassVar[dict[str, Any]] = {}  # attributes that torch.nn's module has not, as they are there
     _settings: str
     _weight_names: tuple[str, ...]
+    _draws: bool  # whether there is recurrent dropout or zoneout
 
     def _make(self, given: dict[str, Any]) -> None:
         """Check the arguments, the local variables of a constructor, and make the parameters."""
@@ -49,12 +50,14 @@ class Recurrent(nn.RNNBase):
         """Note bptt's options, and all that is fixed from now on in the words of the operators."""
         values = {name: getattr(self, name) for name in self._SHAPE} | options
         text = settings_text(self._KIND, **values)
-        names = tuple(plan_of(text, torch.float32).shapes)
-        self.__dict__.update(options, _settings=text, _weight_names=names)
+        plan = plan_of(text, torch.float32)
+        names, draws = tuple(plan.shapes), plan.layout.draws
+        self.__dict__.update(options, _settings=text, _weight_names=names, _draws=draws)
 
     def _add_parameters(self) -> None:
         """Make the parameters that torch.nn's module has not, and list them with the others."""
-        bound, weight = self.hidden_size**-0.5, self.weight_hh_l0
+        bound, weight = self.hidden_size**-0.5, self._parameters[self._weight_names[0]]
+        assert weight is not None
         for name, shape in plan_of(self._settings, torch.float32).shapes.items():
             if name not in self._parameters:
                 parameter = nn.Parameter(torch.empty(shape, dtype=weight.dtype, device=weight.device))
@@ -152,12 +155,20 @@ class Recurrent(nn.RNNBase):
         weights = [getattr(self, name) for name in self._weight_names]
         dtype = weights[0].dtype
         if x.dtype != dtype:  # under autocast, in which the kernels take no part
-            x, h_0, c_0 = (None if given is None else given.to(dtype) for given in (x, h_0, c_0))
-        masks = []
-        if self.training and self.dropout:
-            ones = x.new_ones(*x.shape[:2], (1 + self.bidirectional) * self.hidden_size)
+            x = x.to(dtype)
+            h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
+        drawn = self._draw(x) if self.training else ([], None)
+        return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, blocks)
+
+    def _draw(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Draw masks of dropout between layers, as torch.nn does, and seeds for what bptt draws itself."""
+        masks, seeds, directions = [], None, 1 + self.bidirectional
+        if self.dropout:
+            ones = x.new_ones(*x.shape[:2], directions * (self.proj_size or self.hidden_size))
             masks = [dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
-        return run(x, h_0, c_0, weights, masks, lengths, resets, self._settings, blocks)
+        if self._draws:
+            seeds = torch.randint(2**63 - 1, (self.num_layers * directions,))
+        return masks, seeds
 
     def _check_tensors(self, input: Tensor, h_0: Any, c_0: Any, sizes: Tensor | None) -> None:
         """Raise what torch.nn's module raises, and unless all is on the CPU and of a dtype that bptt has."""

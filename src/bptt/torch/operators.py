@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._check import Layout
 from . import arrays
 from .plan import plan_of
 
@@ -31,9 +32,9 @@ def operator(name: str, schema: str) -> Any:
 infer = operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")(arrays.infer)
 
 
-@operator(
+@operator(  # type: ignore[untyped-decorator]
     "forward",
-    f"({_LAYER}, Tensor[] masks, {_SPANS}, int[] truncate) -> "
+    f"({_LAYER}, Tensor[] masks, Tensor? seeds, {_SPANS}, int[] truncate) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def forward(
@@ -42,18 +43,19 @@ def forward(
     c_0: Tensor | None,
     weights: Sequence[Tensor],
     masks: Sequence[Tensor],
+    seeds: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
     truncate: Sequence[int],
 ) -> tuple[Tensor, ...]:
     """`truncate` is for the way back."""
-    return arrays.forward(x, h_0, c_0, weights, masks, lengths, resets, settings)
+    return arrays.forward(x, h_0, c_0, weights, masks, seeds, lengths, resets, settings)
 
 
-@operator(
+@operator(  # type: ignore[untyped-decorator]
     "backward",
-    f"({_ERRORS}, {_LAYER}, Tensor[] masks, {_TAPE}, {_SPANS}, int[] truncate) -> "
+    f"({_ERRORS}, {_LAYER}, Tensor[] masks, Tensor? seeds, {_TAPE}, {_SPANS}, int[] truncate) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
 )
 def backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,24 +65,30 @@ def backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return d_x, d_h_0, d_c_0, torch.from_numpy(parameters.flat)
 
 
-@infer.register_fake
+def states_of(layout: Layout, B: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of h and c."""
+    N, has_c = layout.parts, layout.has_cell_state
+    return (N, B, layout.width), (N, B, layout.hidden_size) if has_c else (0,)
+
+
+@infer.register_fake  # type: ignore[untyped-decorator]
 def _infer_shapes(
     x: Tensor, h_0: Any, c_0: Any, weights: Any, lengths: Any, resets: Any, settings: str
 ) -> tuple[Tensor, ...]:
     T, B, _ = x.shape
     layout = plan_of(settings, x.dtype).layout
-    state = (layout.parts, B, layout.hidden_size)
-    output = (T, B, layout.directions * layout.hidden_size)
-    return x.new_empty(output), x.new_empty(state), x.new_empty(state if layout.has_cell_state else 0)
+    h_n, c_n = states_of(layout, B)
+    return x.new_empty(T, B, layout.directions * layout.width), x.new_empty(h_n), x.new_empty(c_n)
 
 
-@forward.register_fake
+@forward.register_fake  # type: ignore[untyped-decorator]
 def _forward_shapes(
     x: Tensor,
     h_0: Any,
     c_0: Any,
     weights: Any,
     masks: Any,
+    seeds: Any,
     lengths: Any,
     resets: Any,
     settings: str,
@@ -89,34 +97,33 @@ def _forward_shapes(
     T, B, _ = x.shape
     layout = plan_of(settings, x.dtype).layout
     N, H = layout.parts, layout.hidden_size
-    hidden = x.new_empty((N, T, B, H) if N > 1 else 0)
+    hidden = x.new_empty((N, T, B, layout.width) if N > 1 else 0)
     cells = x.new_empty((N, T, B, H) if layout.has_cell_state else 0)
     gates = x.new_empty((N, T, B, layout.saved, H) if layout.saved else 0)
     return *_infer_shapes(x, h_0, c_0, weights, lengths, resets, settings), hidden, cells, gates
 
 
-@backward.register_fake
+@backward.register_fake  # type: ignore[untyped-decorator]
 def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: Any) -> tuple[Tensor, ...]:
     layout = plan_of(given[-2], x.dtype).layout
-    state = (layout.parts, x.shape[1], layout.hidden_size)
-    d_c_0 = x.new_empty(state if layout.has_cell_state else 0)
-    return x.new_empty(x.shape), x.new_empty(state), d_c_0, x.new_empty(sum(w.numel() for w in given[2]))
+    states = (x.new_empty(state) for state in states_of(layout, x.shape[1]))
+    return x.new_empty(x.shape), *states, x.new_empty(sum(weight.numel() for weight in given[2]))
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save what the way back needs, as tensors: PyTorch frees them, and notices if anybody wrote to them."""
-    x, h_0, c_0, weights, masks, lengths, resets, settings, truncate = inputs
+    x, h_0, c_0, weights, masks, seeds, lengths, resets, settings, truncate = inputs
     outputs, _, _, *tape = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, h_0, c_0, outputs, *tape, lengths, resets, *weights, *masks)
+    ctx.save_for_backward(x, h_0, c_0, outputs, *tape, seeds, lengths, resets, *weights, *masks)
     ctx.of_layer = settings, truncate, len(weights)
 
 
 def kept(ctx: Any) -> tuple[Any, ...]:
     """Return it as `backward` takes it."""
     settings, truncate, count = ctx.of_layer
-    x, h_0, c_0, output, hidden, cells, gates, lengths, resets, *rest = ctx.saved_tensors
-    layer = x, h_0, c_0, rest[:count], rest[count:]
+    x, h_0, c_0, output, hidden, cells, gates, seeds, lengths, resets, *rest = ctx.saved_tensors
+    layer = x, h_0, c_0, rest[:count], rest[count:], seeds
     return *layer, output, hidden, cells, gates, lengths, resets, settings, truncate
 
 
@@ -138,7 +145,7 @@ def _gradients(ctx: Any, d_output: Any, d_h_n: Any, d_c_n: Any, *_: None) -> tup
     *states, d_weights = gradients((d_output, d_h_n, d_c_n), given)
     wanted = zip(states, ctx.needs_input_grad, strict=False)
     d_x, d_h_0, d_c_0 = (d if needed else None for d, needed in wanted)
-    return d_x, d_h_0, d_c_0, d_weights, [None] * len(given[4]), None, None, None, None
+    return d_x, d_h_0, d_c_0, d_weights, [None] * len(given[4]), *[None] * 5
 
 
 def _refuse_infer(ctx: Any, *_: Any) -> None:

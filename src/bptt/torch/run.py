@@ -18,6 +18,7 @@ def run(
     c_0: Tensor | None,
     weights: list[Tensor],
     masks: list[Tensor],
+    seeds: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
@@ -34,6 +35,8 @@ def run(
         In the order of ``Plan.shapes``.
     masks : list of Tensor, (T, B, D*H)
         What the input of layers 1, 2, .. is multiplied by; empty without dropout.
+    seeds : Tensor of int64, (L*D,), or None
+        What recurrent dropout and zoneout of each part draw from.
     lengths, resets : Tensor, (B,) of integers and (T, B) of bool, or None
     settings : str
         From `settings_text`.
@@ -55,15 +58,15 @@ def run(
         raise NotImplementedError(
             "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
         )
-    given = x, h_0, c_0, weights, masks, lengths, resets, settings
+    given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
     passes: Any = arrays if plain(x) else operators
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)):
         if passes is arrays:
-            spans = masks, lengths, resets, settings, truncate
-            output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)
+            spans = masks, seeds, lengths, resets, settings, truncate
+            output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)  # type: ignore[no-untyped-call]
         else:
             output, h_n, c_n, *_ = operators.forward(*given, truncate)
-    elif masks:
+    elif masks or seeds is not None:
         output, h_n, c_n, *_ = operators.forward(*given, truncate)
     else:
         output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
@@ -81,7 +84,7 @@ def plain(x: Tensor) -> bool:
         and x.is_cpu
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     )
 
 
@@ -92,6 +95,7 @@ class Recorded(torch.autograd.Function):
     def forward(
         ctx: Any,
         masks: list[Tensor],
+        seeds: Tensor | None,
         lengths: Tensor | None,
         resets: Tensor | None,
         settings: str,
@@ -102,13 +106,13 @@ class Recorded(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         """Run forward and save what `operators.kept` returns."""
-        given = x, h_0, c_0, weights, masks, lengths, resets, settings
+        given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
         results = arrays.forward(*given)
         operators.keep(ctx, (*given, truncate), results)
         return results[:3]
 
     @staticmethod
-    def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *errors: Any) -> tuple[Any, ...]:
         """Return the gradients; they cannot be differentiated again, which the operator says in time."""
         given = operators.kept(ctx)
         if torch.is_grad_enabled():
@@ -116,5 +120,5 @@ class Recorded(torch.autograd.Function):
         else:
             *states, parameters = arrays.backward(*errors, *given)
             weights = [torch.from_numpy(part) for part in parameters.values()]
-        wanted = zip(states, ctx.needs_input_grad[5:], strict=False)
-        return *[None] * 5, *(d if needed else None for d, needed in wanted), *weights
+        wanted = zip(states, ctx.needs_input_grad[6:], strict=False)
+        return *[None] * 6, *(d if needed else None for d, needed in wanted), *weights

@@ -81,6 +81,7 @@ def swap(layer: nn.RNNBase) -> None:
         check_dtype(name, parameter.dtype)
     settings_of(kind, layer)  # raises before anything has changed
     layer.__class__ = kind
+    assert isinstance(layer, Recurrent)
     layer._describe(**kind._OPTIONS)
 
 
@@ -112,8 +113,8 @@ def restore(module: Module) -> Module:
         elif layer._settings != settings_of(kind, layer) or vars(layer).get("nonlinearity") == "identity":
             left.append(f"{name or 'the module itself'} (torch.nn has not all its options)")
         else:
-            layer.__class__ = _THEIRS[kind]
-            for attribute in (*kind._OPTIONS, "_settings", "_weight_names"):
+            layer.__class__ = _THEIRS[kind]  # type: ignore[assignment]
+            for attribute in (*kind._OPTIONS, "_settings", "_weight_names", "_draws"):
                 del layer.__dict__[attribute]
     if left:
         warnings.warn(f"restore: left as they are: {'; '.join(left)}", UserWarning, stacklevel=2)
