@@ -179,7 +179,7 @@ def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
 def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an uninitialised vector that starts at a multiple of `ALIGNMENT` bytes."""
     raw = empty((count + ALIGNMENT // dtype.itemsize,), dtype)
-    start = -raw.ctypes.data % ALIGNMENT // dtype.itemsize
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
     return raw[start : start + count]
 
 
