@@ -1,5 +1,6 @@
 """bptt.torch against torch.nn: results, gradients, modules, the compiler, several processes."""
 
+import argparse
 import copy
 import doctest
 import importlib
@@ -7,6 +8,7 @@ import itertools
 import json
 import pickle
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -680,31 +682,34 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     assert difference < 1e-15
 
 
-def run_example(name, *arguments, launcher=()):
-    path = EXAMPLES / name
-    if not path.is_file():
+def example(name):
+    """Return what an example defines."""
+    if not (EXAMPLES / name).is_file():
         pytest.skip("the examples are not beside the tests")
-    command = [sys.executable, *launcher, str(path), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    return result
+    return runpy.run_path(str(EXAMPLES / name))
 
 
 def test_training_goes_on_after_a_worker_is_killed(tmp_path):
     given = ("--steps", 6, "--save-every", 2)
-    alone, both = tmp_path / "alone.json", tmp_path / "both.json"
-    run_example("distributed.py", *given, "--losses", alone, "--checkpoint", tmp_path / "alone.pt")
+    both = tmp_path / "both.json"
+    options = argparse.Namespace(steps=6, save_every=2, kill_at=-1, checkpoint=tmp_path / "alone.pt")
+    losses = [example("distributed.py")["train"](options, 0, 1)]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     more = ("--kill-at", 3, "--losses", both, "--checkpoint", tmp_path / "both.pt")
-    result = run_example("distributed.py", *given, *more, launcher=launcher)
+    command = [sys.executable, *launcher, EXAMPLES / "distributed.py", *given, *more]
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
     assert "goes on after step 2" in result.stderr
-    losses = json.loads(alone.read_text()), json.loads(both.read_text())
+    losses.append(json.loads(both.read_text()))
     assert len(losses[0]) == 6
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
-def test_example_accelerate():
-    text = run_example("accelerate.py", "--rows", 2, "--length", 5, "--width", 8, "--repeats", 1).stdout
+def test_example_accelerate(capsys, monkeypatch):
+    arguments = ["--rows", "2", "--length", "5", "--width", "8", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["accelerate.py", *arguments])
+    example("accelerate.py")["main"]()
+    text = capsys.readouterr().out
     assert text.count("times as fast") == 2
     differences = [
         float(line.split("differ by ")[1].split()[0]) for line in text.splitlines() if "differ" in line
@@ -733,6 +738,11 @@ def test_guide_runs():
 
 def test_plans_refuse_what_bptt_has_not():
     module = bptt.torch.LSTM(3, 5)
+    for size in ("5", None, 5.0):
+        with pytest.raises(TypeError, match=r"^hidden_size: expected an integer"):
+            bptt.torch.LSTM(3, size)
+    with pytest.raises(TypeError, match=r"^x: expected torch.float32 or torch.float64, got torch.int64"):
+        plan_of(module._settings, torch.int64)
     assert plan_of(module._settings, torch.float64).layout.dtype == np.float64
     with pytest.raises(ValueError, match=r"^zoneout: "):
         bptt.torch.LSTM(3, 5, zoneout=1.5)

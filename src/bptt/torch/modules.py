@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import _check
 from ..parameters import suffixes
-from .plan import DTYPES, plan_of, settings_text
+from .plan import check_dtype, plan_of, settings_text
 from .run import run
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -345,12 +345,6 @@ def check_device(name: str, device: torch.device) -> None:
     """Refuse another device than the CPU; that of tensors without memory is let pass."""
     if device.type not in ("cpu", "meta"):
         raise ValueError(f"{name}: expected the CPU, got {device}")
-
-
-def check_dtype(name: str, dtype: torch.dtype) -> None:
-    """Refuse a dtype that bptt has not."""
-    if dtype not in DTYPES:
-        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {dtype}")
 
 
 def spans_of(lengths: Any, resets: Any, batched: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -13,7 +13,7 @@ from .. import layers
 from .._check import Layout
 from ..parameters import Shapes, layer_weights
 
-__all__ = ["DTYPES", "Plan", "plan_of", "settings_text"]
+__all__ = ["Plan", "check_dtype", "plan_of", "settings_text"]
 
 DTYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -44,14 +44,26 @@ def settings_text(kind: str, **settings: Any) -> str:
     TypeError, ValueError
         If bptt has no such layer; the message names the argument.
     """
-    text = json.dumps({"kind": kind, **settings})
+    text = json.dumps({"kind": kind, **settings}, default=_scalar)
     plan_of(text, torch.float32)
     return text
+
+
+def _scalar(value: Any) -> Any:
+    """Return a number of NumPy as Python's, and anything else as a text that no setting can be."""
+    return value.item() if isinstance(value, np.generic) else repr(value)
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Refuse a dtype that bptt has not."""
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {dtype}")
 
 
 @functools.lru_cache(maxsize=256)
 def plan_of(settings: str, dtype: torch.dtype) -> Plan:
     """Return the plan of the layer of that text, with tensors of that dtype."""
+    check_dtype("x", dtype)
     given = json.loads(settings)
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     kind = getattr(layers, given.pop("kind"))

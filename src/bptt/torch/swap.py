@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from .modules import GRU, LSTM, RNN, Recurrent, check_device, check_dtype
-from .plan import settings_text
+from .modules import GRU, LSTM, RNN, Recurrent, check_device
+from .plan import check_dtype, settings_text
 
 __all__ = ["accelerate", "restore"]
 
