@@ -86,7 +86,7 @@ def swap(layer: nn.RNNBase) -> None:
 
 
 def restore(module: Module) -> Module:
-    """Give every layer that `accelerate` can make of torch.nn's back to torch.nn, in place.
+    """Make every layer of bptt's that torch.nn has too one of torch.nn's, in place: undo `accelerate`.
 
     Parameters
     ----------
