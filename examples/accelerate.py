@@ -2,9 +2,9 @@
 
     python examples/accelerate.py
 
-Prints time per training step and per sentence before and after, and how far the results are apart. On two cores
-of an AMD EPYC: 31.4 and 23.8 ms a training step (1.3 times as fast), 1.90 and 0.88 ms a sentence (2.2 times), scores and
-gradients within 3e-7 (norm of the difference / norm).
+Prints time per training step and per sentence before and after, and how far the results are apart. On two
+cores of an AMD EPYC: 31.4 and 23.8 ms a training step (1.3 times as fast), 1.90 and 0.88 ms a sentence (2.2
+times), scores and gradients within 3e-7 (norm of the difference / norm).
 """
 
 from __future__ import annotations
