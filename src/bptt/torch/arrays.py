@@ -104,9 +104,8 @@ def backward(
     errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
     parameters = Parameters(plan.shapes, layout.dtype)
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
-    slopes = _network.backward(
-        core, layout, parts, kept, *errors, parameters=parameters, steps=False, truncate=blocks
-    )
+    wanted = _network.Wanted(truncate=blocks)
+    slopes = _network.backward(core, layout, parts, kept, *errors, parameters, wanted)
     return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
 
 
