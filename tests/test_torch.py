@@ -147,7 +147,7 @@ def test_recurrent_dropout_and_zoneout_draw_from_torch():
     weights = [getattr(module, name) for name in module._weight_names]
 
     def results(x, h, c, *weights):
-        given = [x, h, c, list(weights), [], seeds, None, None, module._settings, [0, 0]]
+        given = [x, h, c, list(weights), [], seeds, None, None, module._settings, [0, 0], [-1.0] * 3]
         return torch.ops.bptt.forward(*given)[:3]
 
     taken = [t.detach().requires_grad_() for t in (x[:3, :2], *(state[:, :2] for state in states))]
@@ -203,7 +203,7 @@ def test_packed_sequences_take_resets_but_no_lengths():
 def numpy_step(module, layer, x, states, **spans):
     """Return what `step` does, of bptt's own layer with the parameters of a module."""
     layer.load_state_dict(module.state_dict())
-    way_back = {name: spans.pop(name) for name in ("truncate",) if name in spans}
+    way_back = {name: spans.pop(name) for name in ("truncate", "step_clip") if name in spans}
     arrays_of = [state.numpy() for state in states]
     tape = layer.forward(x.numpy(), tuple(arrays_of) if len(arrays_of) == 2 else arrays_of[0], **spans)
     results = [torch.tensor(array) for array in (tape.output, *flat(tape.state))]
@@ -245,11 +245,13 @@ def test_options_are_those_of_bptt(kind, options, layers, bidirectional):
     resets[2, 1] = resets[4, 3] = resets[0, 0] = True
     ways = [{}, {"lengths": lengths}, {"resets": resets}, {"lengths": lengths, "resets": resets}]
     ways += [] if bidirectional else [{"truncate": (2, 3)}, {"truncate": 3, "lengths": lengths}]
+    ways += [{"step_clip": 0.05}, {"step_clip": {"hidden": 0.1, "gates": 0.2}}]
     for spans in ways:
         tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in spans.items()}
         wanted = numpy_step(module, layer, x, states, **dict(spans))
         assert_same(step(module, x, states, **tensors), wanted, rtol=0, atol=1e-13)
-        tensors.pop("truncate", None)
+        for name in ("truncate", "step_clip"):
+            tensors.pop(name, None)
         with torch.no_grad():
             output, state = module(x, tuple(states) if len(states) == 2 else states[0], **tensors)
         assert_same([output, *flat(state)], wanted[: 1 + len(states)], rtol=0, atol=0)
@@ -475,7 +477,19 @@ def operator_arguments(module, x, lengths=None, masks=(), truncate=(0, 0)):
     weights = [getattr(module, name) for name in module._weight_names]
     h_0, *c_0 = states_of(module, x.shape[1])
     c_0 = c_0[0] if c_0 else None
-    return [x, h_0, c_0, weights, list(masks), None, lengths, None, module._settings, list(truncate)]
+    return [
+        x,
+        h_0,
+        c_0,
+        weights,
+        list(masks),
+        None,
+        lengths,
+        None,
+        module._settings,
+        list(truncate),
+        [-1.0] * 3,
+    ]
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("LSTM", 1), ("LSTM", 2), ("GRU", 2), ("RNN", 1)])
@@ -742,7 +756,7 @@ def test_plans_refuse_what_bptt_has_not():
     with pytest.raises(ValueError, match=r"^zoneout: "):
         bptt.torch.LSTM(3, 5, zoneout=1.5)
     with pytest.raises(ValueError, match=r"^step_clip: "):
-        module(torch.ones(2, 1, 3), step_clip=1.0)
+        module(torch.ones(2, 1, 3), step_clip=-1.0)
 
 
 def test_without_torch_the_error_says_what_to_install():

@@ -90,6 +90,7 @@ def backward(
     resets: Tensor | None,
     settings: str,
     truncate: Sequence[int],
+    step_clip: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, Parameters]:
     """Return the gradients of x, h_0, c_0 and of the weights, from what `forward` took and returned."""
     plan = plan_of(settings, x.dtype)
@@ -104,7 +105,8 @@ def backward(
     errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
     parameters = Parameters(plan.shapes, layout.dtype)
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
-    wanted = _network.Wanted(truncate=blocks)
+    bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
+    wanted = _network.Wanted(truncate=blocks, step_clip=bounds)
     slopes = _network.backward(core, layout, parts, kept, *errors, parameters, wanted)
     return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
 

@@ -78,7 +78,7 @@ class Recurrent(nn.RNNBase):
         lengths: Any = None,
         resets: Any = None,
         truncate: int | tuple[int, int] | None = None,
-        step_clip: None = None,
+        step_clip: float | dict[str, float] | None = None,
     ) -> Any:
         """Run a sequence from a state.
 
@@ -94,8 +94,8 @@ class Recurrent(nn.RNNBase):
             Where a row starts anew at step t, from the zero state.
         truncate : int or pair of int, optional
             k or (k1, k2): truncated backpropagation through time, as in ``bptt.LSTM.backward``.
-        step_clip : None
-            Not supported yet.
+        step_clip : float or mapping of str to float, optional
+            Clipping at every step of the backward pass, as in ``bptt.LSTM.backward``.
 
         Returns
         -------
@@ -110,13 +110,13 @@ class Recurrent(nn.RNNBase):
             If an argument has a wrong shape, dtype or device, as ``torch.nn``'s module does; for bptt's own
             arguments, ValueError or TypeError whose message names it.
         """
-        _check.not_yet("step_clip", step_clip, None)
-        blocks = list(_check.truncation(truncate, self.bidirectional) or (0, 0))
+        bounds = _check.step_clip(step_clip, self._KIND == "LSTM") or (-1.0, -1.0, -1.0)
+        back = list(_check.truncation(truncate, self.bidirectional) or (0, 0)), list(bounds)
         h_0, c_0 = self._pair(hx)
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError(f"lengths: a PackedSequence has its own, got {lengths!r}")
-            return self._run_packed(input, h_0, c_0, resets, blocks)
+            return self._run_packed(input, h_0, c_0, resets, back)
         if input.dim() not in (2, 3):
             raise ValueError(f"{self._KIND}: Expected input to be 2D or 3D, got {input.dim()}D instead")
         batched, row_axis = input.dim() == 3, 0 if self.batch_first else 1
@@ -126,7 +126,7 @@ class Recurrent(nn.RNNBase):
         self._check_tensors(input, h_0, c_0, None)
         x = input.transpose(0, 1) if self.batch_first else input
         spans = spans_of(lengths, resets, batched)
-        output, h_n, c_n = self._run(x, h_0, c_0, *spans, blocks)
+        output, h_n, c_n = self._run(x, h_0, c_0, *spans, back)
         output = output.transpose(0, 1) if self.batch_first else output
         if batched:
             return output, self._unpair(h_n, c_n)
@@ -134,22 +134,22 @@ class Recurrent(nn.RNNBase):
         return output.squeeze(row_axis), self._unpair(*states)
 
     def _run_packed(
-        self, packed: PackedSequence, h_0: Any, c_0: Any, resets: Any, blocks: list[int]
+        self, packed: PackedSequence, h_0: Any, c_0: Any, resets: Any, back: tuple[list[int], list[float]]
     ) -> tuple[PackedSequence, Any]:
         """Run rows in the order in which they are packed, longest first."""
-        data, sizes, order, back = packed
+        data, sizes, order, place = packed
         h_0, c_0 = in_order(h_0, order), in_order(c_0, order)
         self._check_tensors(data, h_0, c_0, sizes)
         x, lengths = pad_packed_sequence(PackedSequence(data, sizes))
         resets = in_order(spans_of(None, resets, True)[1], order)
-        output, h_n, c_n = self._run(x, h_0, c_0, lengths, resets, blocks)
+        output, h_n, c_n = self._run(x, h_0, c_0, lengths, resets, back)
         data = pack_padded_sequence(output, lengths).data
-        return PackedSequence(data, sizes, order, back), self._unpair(
-            in_order(h_n, back), in_order(c_n, back)
+        return PackedSequence(data, sizes, order, place), self._unpair(
+            in_order(h_n, place), in_order(c_n, place)
         )
 
     def _run(
-        self, x: Tensor, h_0: Any, c_0: Any, lengths: Any, resets: Any, blocks: list[int]
+        self, x: Tensor, h_0: Any, c_0: Any, lengths: Any, resets: Any, back: tuple[list[int], list[float]]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run (T, B, I); return output, h_n, c_n."""
         weights = [getattr(self, name) for name in self._weight_names]
@@ -158,7 +158,7 @@ class Recurrent(nn.RNNBase):
             x = x.to(dtype)
             h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
         drawn = self._draw(x) if self.training else ([], None)
-        return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, blocks)
+        return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, *back)
 
     def _draw(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Draw masks of dropout between layers, as torch.nn does, and seeds for what bptt draws itself."""

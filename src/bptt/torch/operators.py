@@ -19,6 +19,7 @@ from .plan import plan_of
 __all__ = ["backward", "forward", "gradients", "infer", "keep", "kept"]
 
 _LAYER = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights"
+_BACK = "int[] truncate, float[] step_clip"
 _SPANS = "Tensor? lengths, Tensor? resets, str settings"
 _ERRORS = "Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n"
 _TAPE = "Tensor output, Tensor hidden, Tensor cells, Tensor gates"
@@ -34,7 +35,7 @@ infer = operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")(a
 
 @operator(  # type: ignore[untyped-decorator]
     "forward",
-    f"({_LAYER}, Tensor[] masks, Tensor? seeds, {_SPANS}, int[] truncate) -> "
+    f"({_LAYER}, Tensor[] masks, Tensor? seeds, {_SPANS}, {_BACK}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def forward(
@@ -48,14 +49,15 @@ def forward(
     resets: Tensor | None,
     settings: str,
     truncate: Sequence[int],
+    step_clip: Sequence[float],
 ) -> tuple[Tensor, ...]:
-    """`truncate` is for the way back."""
+    """`truncate` and `step_clip` are for the way back."""
     return arrays.forward(x, h_0, c_0, weights, masks, seeds, lengths, resets, settings)
 
 
 @operator(  # type: ignore[untyped-decorator]
     "backward",
-    f"({_ERRORS}, {_LAYER}, Tensor[] masks, Tensor? seeds, {_TAPE}, {_SPANS}, int[] truncate) -> "
+    f"({_ERRORS}, {_LAYER}, Tensor[] masks, Tensor? seeds, {_TAPE}, {_SPANS}, {_BACK}) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
 )
 def backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,6 +95,7 @@ def _forward_shapes(
     resets: Any,
     settings: str,
     truncate: Any,
+    step_clip: Any,
 ) -> tuple[Tensor, ...]:
     T, B, _ = x.shape
     layout = plan_of(settings, x.dtype).layout
@@ -105,26 +108,26 @@ def _forward_shapes(
 
 @backward.register_fake  # type: ignore[untyped-decorator]
 def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: Any) -> tuple[Tensor, ...]:
-    layout = plan_of(given[-2], x.dtype).layout
+    layout = plan_of(given[-3], x.dtype).layout
     states = (x.new_empty(state) for state in states_of(layout, x.shape[1]))
     return x.new_empty(x.shape), *states, x.new_empty(sum(weight.numel() for weight in given[2]))
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save what the way back needs, as tensors: PyTorch frees them, and notices if anybody wrote to them."""
-    x, h_0, c_0, weights, masks, seeds, lengths, resets, settings, truncate = inputs
+    x, h_0, c_0, weights, masks, seeds, lengths, resets, settings, truncate, step_clip = inputs
     outputs, _, _, *tape = output
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, h_0, c_0, outputs, *tape, seeds, lengths, resets, *weights, *masks)
-    ctx.of_layer = settings, truncate, len(weights)
+    ctx.of_layer = settings, truncate, step_clip, len(weights)
 
 
 def kept(ctx: Any) -> tuple[Any, ...]:
     """Return it as `backward` takes it."""
-    settings, truncate, count = ctx.of_layer
+    settings, truncate, step_clip, count = ctx.of_layer
     x, h_0, c_0, output, hidden, cells, gates, seeds, lengths, resets, *rest = ctx.saved_tensors
     layer = x, h_0, c_0, rest[:count], rest[count:], seeds
-    return *layer, output, hidden, cells, gates, lengths, resets, settings, truncate
+    return *layer, output, hidden, cells, gates, lengths, resets, settings, truncate, step_clip
 
 
 def gradients(errors: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -145,7 +148,7 @@ def _gradients(ctx: Any, d_output: Any, d_h_n: Any, d_c_n: Any, *_: None) -> tup
     *states, d_weights = gradients((d_output, d_h_n, d_c_n), given)
     wanted = zip(states, ctx.needs_input_grad, strict=False)
     d_x, d_h_0, d_c_0 = (d if needed else None for d, needed in wanted)
-    return d_x, d_h_0, d_c_0, d_weights, [None] * len(given[4]), *[None] * 5
+    return d_x, d_h_0, d_c_0, d_weights, [None] * len(given[4]), *[None] * 6
 
 
 def _refuse_infer(ctx: Any, *_: Any) -> None:

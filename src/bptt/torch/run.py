@@ -23,6 +23,7 @@ def run(
     resets: Tensor | None,
     settings: str,
     truncate: list[int],
+    step_clip: list[float],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a layer; differentiable if autograd records and anything that the layer takes requires a gradient.
 
@@ -42,6 +43,8 @@ def run(
         From `settings_text`.
     truncate : list of int
         k1 and k2 of truncated backpropagation through time; zeros: not truncated.
+    step_clip : list of float
+        Bounds of hidden, cell and gates inside the backward recursion; -1 for each: not clipped.
 
     Returns
     -------
@@ -62,12 +65,12 @@ def run(
     passes: Any = arrays if plain(x) else operators
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)):
         if passes is arrays:
-            spans = masks, seeds, lengths, resets, settings, truncate
+            spans = masks, seeds, lengths, resets, settings, truncate, step_clip
             output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)  # type: ignore[no-untyped-call]
         else:
-            output, h_n, c_n, *_ = operators.forward(*given, truncate)
+            output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
     elif masks or seeds is not None:
-        output, h_n, c_n, *_ = operators.forward(*given, truncate)
+        output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
     else:
         output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
     return output, h_n, c_n if c_n.dim() == 3 else None
@@ -100,6 +103,7 @@ class Recorded(torch.autograd.Function):
         resets: Tensor | None,
         settings: str,
         truncate: list[int],
+        step_clip: list[float],
         x: Tensor,
         h_0: Tensor | None,
         c_0: Tensor | None,
@@ -108,7 +112,7 @@ class Recorded(torch.autograd.Function):
         """Run forward and save what `operators.kept` returns."""
         given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
         results = arrays.forward(*given)
-        operators.keep(ctx, (*given, truncate), results)
+        operators.keep(ctx, (*given, truncate, step_clip), results)
         return results[:3]
 
     @staticmethod
@@ -120,5 +124,5 @@ class Recorded(torch.autograd.Function):
         else:
             *states, parameters = arrays.backward(*errors, *given)
             weights = [torch.from_numpy(part) for part in parameters.values()]
-        wanted = zip(states, ctx.needs_input_grad[6:], strict=False)
-        return *[None] * 6, *(d if needed else None for d, needed in wanted), *weights
+        wanted = zip(states, ctx.needs_input_grad[7:], strict=False)
+        return *[None] * 7, *(d if needed else None for d, needed in wanted), *weights
