@@ -17,6 +17,7 @@ from .clip import clip_grad_norm_, clip_grad_value_
 from .engine import Engine, Stream
 from .layers import GRU, LSTM, RNN
 from .parameters import Parameters
+from .safetensors import load, save
 from .tape import Gradients, Tape
 from .truncated import TruncatedBPTT
 
@@ -47,9 +48,11 @@ __all__ = [
     "init",
     "jacobian",
     "lyapunov_exponents",
+    "load",
     "num_threads",
     "optim",
     "reference",
+    "save",
     "set_num_threads",
     "show_config",
     "spectral_radius",

@@ -66,7 +66,7 @@ def number(name: str, value: object, low: float = 0.0, high: float = np.inf, *, 
         if isinstance(value, (bool, np.bool_, str)):
             raise TypeError
         result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}") from None
     if not low <= result <= high or (above and result == low):
         bound = ("above " if above else "at least ") + f"{low:g}"

@@ -50,32 +50,60 @@ class Recurrent:
 
     def _make(self, given: Mapping[str, Any]) -> None:
         """Check the settings, among the local variables of a constructor, and make the parameters."""
-        self._build(given)
-        if self.dropout > 0 and self.num_layers == 1:
+        settings = self._checked(given)
+        dropout, num_layers = settings["dropout"], settings["num_layers"]
+        if dropout > 0 and num_layers == 1:
             text = (
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
-                f"num_layers greater than 1, but got dropout={self.dropout} and num_layers={self.num_layers}"
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}"
             )
             warnings.warn(text, UserWarning, stacklevel=3)
-        initialise(self.parameters, self.hidden_size**-0.5, given["seed"])
+        parameters = Parameters(self._shapes(settings), settings["dtype"])
+        initialise(parameters, settings["hidden_size"] ** -0.5, given["seed"])
+        self.__setstate__({**settings, "parameters": parameters, "_owner": object()})
 
-    def _build(self, given: Mapping[str, Any]) -> None:
-        """Check the settings and lay out the parameters, whose values are anything."""
-        names = ("input_size", "hidden_size", *self._DEFAULTS)
-        settings = checked({name: given[name] for name in names})
-        I, H, real = settings["input_size"], settings["hidden_size"], settings["dtype"]
-        P, peephole = settings.get("proj_size", 0), settings.get("peephole", False)
-        L, D = settings["num_layers"], 1 + settings["bidirectional"]
-        _check.fits("hidden_size", 4 * L * D * real.itemsize, H=H, **{"I+H+P+2": max(I, D * H) + H + P + 2})
-        shapes = layer_shapes(self._GATES, I, H, settings["bias"], peephole, L, D, P)
-        self.__setstate__({**settings, "parameters": Parameters(shapes, real), "_owner": object()})
+    @classmethod
+    def _setting_names(cls) -> tuple[str, ...]:
+        return "input_size", "hidden_size", *cls._DEFAULTS
+
+    @classmethod
+    def _checked(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings in `given`, checked and in their own types."""
+        return checked({name: given[name] for name in cls._setting_names()})
+
+    @classmethod
+    def _shapes(cls, settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters of a layer with these settings."""
+        I, H, L = settings["input_size"], settings["hidden_size"], settings["num_layers"]
+        P, D, itemsize = settings.get("proj_size", 0), 1 + settings["bidirectional"], settings["dtype"].itemsize
+        _check.fits("hidden_size", 4 * L * D * itemsize, H=H, **{"I+H+P+2": max(I, D * H) + H + P + 2})
+        return layer_shapes(cls._GATES, I, H, settings["bias"], settings.get("peephole", False), L, D, P)
+
+    @classmethod
+    def _of(cls: type[Layer], settings: Mapping[str, Any], parameters: Parameters) -> Layer:
+        """Return a layer with these settings, already checked, and parameters."""
+        layer = cls.__new__(cls)
+        layer.__setstate__({**settings, "parameters": parameters, "_owner": object()})
+        return layer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the layer but `seed`, by name: ``type(layer)(**layer.settings)`` makes its like.
+
+        Examples
+        --------
+        >>> import bptt
+        >>> bptt.GRU(3, 4, bias=False).settings["bias"]
+        False
+        """
+        return {name: getattr(self, name) for name in self._setting_names()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "parameters":
             raise AttributeError(
                 "parameters: set them in place (layer.parameters[name] = ..., load_state_dict)"
             )
-        if name in ("input_size", "hidden_size") or name in self._DEFAULTS:
+        if name in self._setting_names():
             raise AttributeError(f"{name}: the settings of a layer are fixed; make another layer")
         super().__setattr__(name, value)
 
@@ -92,9 +120,8 @@ class Recurrent:
 
     def __repr__(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
-        for name, default in self._DEFAULTS.items():
-            value = getattr(self, name)
-            if value != default:
+        for name, value in self.settings.items():
+            if name in self._DEFAULTS and value != self._DEFAULTS[name]:
                 shown.append(f"{name}={value}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -356,10 +383,7 @@ class Recurrent:
         LSTM(3, 4, dtype=float64)
         """
         real = _check.layer_dtype(dtype)
-        copy = type(self).__new__(type(self))
-        changed = {"dtype": real, "parameters": self.parameters.astype(real), "_owner": object()}
-        copy.__setstate__({**self.__getstate__(), **changed})
-        return copy
+        return self._of({**self.settings, "dtype": real}, self.parameters.astype(real))
 
 
 def checked_layer(layer: Layer) -> Layer:
