@@ -79,6 +79,7 @@ ALLOWED = {
     "init": {"_check", "layers", "parameters", "recurrent"},
     "_config": {"_backend", "_threads", "_version"},
     "_files": set(),
+    "reversed": {"_check", "engine", "recurrent"},
     "safetensors": {"_check", "_files", "layers", "parameters", "recurrent"},
 }
 

@@ -17,6 +17,7 @@ from .clip import clip_grad_norm_, clip_grad_value_
 from .engine import Engine, Stream
 from .layers import GRU, LSTM, RNN
 from .parameters import Parameters
+from .reversed import Reversed
 from .safetensors import load, save
 from .tape import Gradients, Tape
 from .truncated import TruncatedBPTT
@@ -33,6 +34,7 @@ __all__ = [
     "GradientMonitor",
     "Gradients",
     "Parameters",
+    "Reversed",
     "Stream",
     "Tape",
     "TruncatedBPTT",
