@@ -202,6 +202,23 @@ def test_layering_of_flow(path):
     assert outside <= set(sys.stdlib_module_names) | {"numpy"}
     named = set(re.findall(r'import_module\("([\w.]+)"\)', path.read_text()))
     assert named <= BY_NAME_IN_FLOW.get(path.stem, set())
+DOORS = {
+    "onnx": ({"LSTM", "GRU", "RNN", "Reversed", "__version__"}, {"onnx", "google"}),
+    "keras": ({"LSTM", "GRU", "RNN", "Reversed"}, set()),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_layering_of_doors(door):
+    """They know the public API, the checks and themselves, and import their own library only."""
+    api, library = DOORS[door]
+    paths = sorted((PACKAGE / door).glob("*.py"))
+    assert paths
+    for path in paths:
+        inside, outside = imports(path)
+        own = {other.stem for other in paths}
+        assert inside <= api | own | {"_check", "_files", "recurrent"}, path
+        assert outside <= set(sys.stdlib_module_names) | {"numpy"} | library, path
 
 
 def test_c_knows_no_python():
@@ -335,7 +352,7 @@ def state():
 before, filters = state(), list(warnings.filters)
 import bptt
 assert before == state() and filters == warnings.filters
-print(sorted({"torch", "onnx", "matplotlib", "safetensors", "tqdm"} & set(sys.modules)))
+print(sorted({"torch", "onnx", "matplotlib", "safetensors", "keras", "h5py", "tqdm"} & set(sys.modules)))
 """
     assert run(code) == "[]"
 

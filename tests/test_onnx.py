@@ -561,6 +561,8 @@ def test_what_is_not_saved(tmp_path):
     path = tmp_path / "model.onnx"
     for layer, message in (
         (bptt.LSTM(I, H, cell_clip=1.0), "cell_clip: ONNX has no such thing, got 1.0"),
+        (bptt.LSTM(I, H, zoneout=0.1), "zoneout: ONNX has no such thing, got 0.1"),
+        (bptt.LSTM(I, H, proj_size=2), "proj_size: ONNX has no such thing, got 2"),
         (bptt.LSTM(0, H), "input_size: expected at least 1"),
         (bptt.Reversed(bptt.RNN(I, H), in_order=False), "in_order=True"),
     ):

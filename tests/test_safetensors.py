@@ -28,6 +28,10 @@ LAYERS = {
     ),
     "unbounded": lambda: bptt.LSTM(3, 4, cell_clip=np.inf, seed=2),
     "no inputs": lambda: bptt.LSTM(0, 4, bias=False, seed=3),
+    "projection": lambda: bptt.LSTM(
+        3, 5, 2, proj_size=2, proj_clip=0.5, recurrent_dropout=0.1, zoneout=0.2, seed=6
+    ),
+    "original gru": lambda: bptt.GRU(2, 3, reset_after=False, seed=7),
     "gru": lambda: bptt.GRU(2, 3, 3, bias=False, seed=4),
     "rnn": lambda: bptt.RNN(6, 5, 2, "relu", dtype=np.float64, seed=5),
 }

@@ -75,7 +75,11 @@ class Recurrent:
     def _shapes(cls, settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the parameters of a layer with these settings."""
         I, H, L = settings["input_size"], settings["hidden_size"], settings["num_layers"]
-        P, D, itemsize = settings.get("proj_size", 0), 1 + settings["bidirectional"], settings["dtype"].itemsize
+        P, D, itemsize = (
+            settings.get("proj_size", 0),
+            1 + settings["bidirectional"],
+            settings["dtype"].itemsize,
+        )
         _check.fits("hidden_size", 4 * L * D * itemsize, H=H, **{"I+H+P+2": max(I, D * H) + H + P + 2})
         return layer_shapes(cls._GATES, I, H, settings["bias"], settings.get("peephole", False), L, D, P)
 
