@@ -477,6 +477,32 @@ def test_malformed_models(tmp_path):
         bptt.onnx.load(3)
 
 
+def test_changed_bytes_raise_or_load():
+    _, _, model = made("lstm peepholes", "bidirectional", lengths=True)
+    whole, rng, refused = model.SerializeToString(), np.random.default_rng(12), 0
+    for _ in range(600):
+        content = bytearray(whole)
+        content[rng.integers(300)] = rng.integers(256)  # names, attributes, sizes
+        try:
+            bptt.onnx.load(bytes(content))
+        except ValueError:
+            refused += 1
+    assert refused > 100
+
+
+def test_arrays_that_do_not_fit():
+    _, arrays, model = made("lstm", "forward", lengths=True)
+    prepared, feeds = bptt.onnx.backend.prepare(model), feeds_of(model, arrays)
+    for name, wrong, message in (
+        ("X", arrays["X"].astype(np.float64), "X: expected float32 as W, got float64"),
+        ("X", arrays["X"][..., 1:], "x: expected shape"),
+        ("sequence_lens", np.array([T + 1, 1, 1], np.int32), "lengths: expected 0 to T = 6, got 7"),
+        ("initial_h", arrays["initial_h"][:, 1:], "h_0: expected shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepared.run({**feeds, name: wrong})
+
+
 LAYERS = {
     "lstm": lambda **k: bptt.LSTM(I, H, **k),
     "lstm options": lambda **k: bptt.LSTM(

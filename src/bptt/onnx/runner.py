@@ -43,6 +43,8 @@ class _Recurrent(OpRun):
         **attributes: Any,
     ) -> tuple[NDArray[Any], ...]:
         layer, node = self._layer({"W": W, "R": R, "B": B, "P": P}), self._node
+        if X.dtype != W.dtype:
+            raise ValueError(f"X: expected {W.dtype} as W, got {X.dtype}")
         dtype = np.float64 if X.dtype == np.float64 else np.float32
         h, c = (None if a is None else self._state(a).astype(dtype) for a in (initial_h, initial_c))
         state: Any = (h, c) if node.operator == "LSTM" else h
