@@ -202,6 +202,8 @@ def test_layering_of_flow(path):
     assert outside <= set(sys.stdlib_module_names) | {"numpy"}
     named = set(re.findall(r'import_module\("([\w.]+)"\)', path.read_text()))
     assert named <= BY_NAME_IN_FLOW.get(path.stem, set())
+
+
 DOORS = {
     "onnx": ({"LSTM", "GRU", "RNN", "Reversed", "__version__"}, {"onnx", "google"}),
     "keras": ({"LSTM", "GRU", "RNN", "Reversed"}, set()),

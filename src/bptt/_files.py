@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 __all__ = ["write"]
@@ -15,7 +14,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     If anything fails, what was there before is still there.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = target.with_name(f".{os.urandom(8).hex()}.partial")
     try:
         with partial.open("xb") as file:
             file.write(content)

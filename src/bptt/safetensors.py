@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -53,6 +52,8 @@ def save(layer: Recurrent, path: str | os.PathLike[str]) -> None:
     kind = type(layer).__name__
     if CLASSES.get(kind) is not type(layer):
         raise TypeError(f"layer: expected a layer of bptt ({', '.join(CLASSES)}), got {kind}")
+    import json  # here and below: it would be a third of the time that importing bptt takes
+
     library = _library("bptt.save").numpy
     settings = layer.settings | {"dtype": layer.dtype.name}
     configuration = json.dumps({"version": VERSION, "class": kind, "settings": settings})
@@ -129,6 +130,8 @@ def _configuration(metadata: dict[str, str] | None) -> tuple[type[Recurrent], di
             "make a layer and call its load_state_dict(safetensors.numpy.load_file(path)))"
         )
     assert metadata is not None
+    import json
+
     try:
         found = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:
