@@ -11,7 +11,7 @@ import torch
 
 from .. import layers
 from .._check import Layout
-from ..parameters import Shapes, layer_weights
+from ..parameters import Parameters, Shapes, layer_weights
 
 __all__ = ["Plan", "check_dtype", "plan_of", "settings_text"]
 
@@ -67,8 +67,8 @@ def plan_of(settings: str, dtype: torch.dtype) -> Plan:
     given = json.loads(settings)
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     kind = getattr(layers, given.pop("kind"))
-    layer = kind.__new__(kind)
-    layer._build({**kind._DEFAULTS, **given, "dtype": DTYPES[dtype]})
+    checked = kind._checked({**kind._DEFAULTS, **given, "dtype": DTYPES[dtype]})
+    layer = kind._of(checked, Parameters(kind._shapes(checked), checked["dtype"]))
     layout, shapes = layer._layout, layer.parameters.shapes
     places: Any = {name: place for place, name in enumerate(shapes)}
     return Plan(layout, shapes, layer_weights(places, layout.layers, layout.directions))  # type: ignore[arg-type]
