@@ -12,6 +12,7 @@ NEEDS = {
     "onnx": ["onnx", "onnxruntime"],
     "keras": ["h5py", "torch", "keras"],
 }
+NEEDS = {"ray": ["safetensors"], "saving": ["safetensors", "torch"], "sklearn": ["sklearn"]}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
