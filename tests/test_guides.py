@@ -11,8 +11,9 @@ NEEDS = {
     "saving": ["safetensors", "torch"],
     "onnx": ["onnx", "onnxruntime"],
     "keras": ["h5py", "torch", "keras"],
+    "ray": ["safetensors"],
+    "sklearn": ["sklearn"],
 }
-NEEDS = {"ray": ["safetensors"], "saving": ["safetensors", "torch"], "sklearn": ["sklearn"]}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
