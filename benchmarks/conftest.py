@@ -13,6 +13,13 @@ from bptt.bench.contest import ContenderError, Contests, Outcome, Row, missing
 from replay import replay
 
 SMOKE_FLOPS = 1.5e8  # operations of a case that is still run when nothing is timed
+COMPILED = "torchcompile"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--compiled", action="store_true", help="time loops that torch.compile unrolls, too: minutes each"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +39,7 @@ def contests() -> Iterator[Contests]:
 
 
 @pytest.fixture(scope="session")
-def outcomes() -> dict[tuple[str, Case], Outcome]:
+def outcomes() -> dict[tuple[str, str], Outcome]:
     """What has been measured so far."""
     return {}
 
@@ -42,7 +49,7 @@ def row_of_contest(
     request: pytest.FixtureRequest,
     benchmark: Any,
     contests: Contests,
-    outcomes: dict[tuple[str, Case], Outcome],
+    outcomes: dict[tuple[str, str], Outcome],
 ) -> Callable[[Case, str], None]:
     """Return a function that reports one row of the contest over a case, and holds it if it is the first."""
 
@@ -50,9 +57,13 @@ def row_of_contest(
         row = Row.of(name)
         if missing(row):
             pytest.skip(f"{missing(row)} is not installed")
+        if row.name == COMPILED and not request.config.getoption("compiled"):
+            pytest.skip("takes minutes: --compiled")
         if benchmark.disabled and case.flops > SMOKE_FLOPS:
-            pytest.skip("takes too long for a smoke run")
-        key = (request.node.originalname, case)
+            if not case.kind:  # others of its kind are small
+                pytest.skip("takes too long for a smoke run")
+            case = case.small()
+        key = (request.node.originalname, request.node.callspec.params["shape"])
         if key not in outcomes:
             seconds = 0.0 if benchmark.disabled else float(request.config.getoption("benchmark_max_time"))
             turns = 1 if benchmark.disabled else int(request.config.getoption("benchmark_min_rounds"))
@@ -83,4 +94,5 @@ def entrants(request: pytest.FixtureRequest) -> list[Row]:
         and item.function is request.function
         and item.callspec.params["shape"] == request.node.callspec.params["shape"]
     ]
-    return [row for row in map(Row.of, same) if not missing(row)]
+    compiled = request.config.getoption("compiled")
+    return [row for row in map(Row.of, same) if not missing(row) and (compiled or row.name != COMPILED)]
