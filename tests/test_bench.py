@@ -134,7 +134,8 @@ def test_suites():
 
 
 def test_what_options_cost_is_measured_against_the_plain_case():
-    case = Case.of("training", "6x4x3x5", lengths=True, zoneout=0.3, truncate=2)
+    inside = {"lengths": True, "zoneout": 0.3, "truncate": 2, "step_clip": 0.01, "recompute": 4}
+    case = Case.of("training", "6x4x3x5", **inside)
     assert Row("plain", 1).work(case) == case.plain()
     with Contests() as contests:
         outcome = contests.hold(case, [Row("bptt", 1), Row("plain", 1), Row("reference", 1)], 0.0, 1)

@@ -17,7 +17,7 @@ STREAM_STEPS = 8  # of a stream that are compared
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 SAVED = {"LSTM": 5, "GRU": 4, "RNN": 0}  # numbers that a tape keeps for each unit and token beside h
 MATRICES = ("weight_ih", "weight_hh", "weight_hr")
-SMALL = {"T": 7, "B": 5, "I": 6, "H": 18, "proj_size": 10, "truncate": 3}
+SMALL = {"T": 7, "B": 5, "I": 6, "H": 18, "proj_size": 10, "truncate": 3, "recompute": 3}
 
 
 class Case(NamedTuple):
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     `mode` is "forward" (inference over a sequence), "training" (forward for training, backward from an error
     at every output to the input and all parameters) or "stream" (T is 1: one step from the state before).
     With `lengths` the rows have 1 to T steps, uniformly; `resets` is the share of the steps that start anew;
-    `truncate` is k of truncated backpropagation.
+    `truncate` is k of truncated backpropagation, `step_clip` the bound on the gates, `recompute` its k.
     """
 
     mode: str
@@ -45,6 +45,8 @@ class Case(NamedTuple):
     recurrent_dropout: float = 0.0
     zoneout: float = 0.0
     truncate: int = 0
+    step_clip: float = 0.0
+    recompute: int = 0
 
     @classmethod
     def of(cls, mode: str, shape: str, **options: Any) -> Case:
@@ -76,12 +78,15 @@ class Case(NamedTuple):
             f"recurrent_dropout {self.recurrent_dropout:g}": self.recurrent_dropout,
             f"zoneout {self.zoneout:g}": self.zoneout,
             f"truncate {self.truncate}": self.truncate,
+            f"step_clip {self.step_clip:g}": self.step_clip,
+            f"recompute {self.recompute}": self.recompute,
         }
         return " ".join(text for text, holds in told.items() if holds)
 
     def plain(self) -> Case:
         """Return the same network on all steps of all rows, without what acts inside the recursion."""
-        return self._replace(lengths=False, resets=0.0, recurrent_dropout=0.0, zoneout=0.0, truncate=0)
+        inside = ("lengths", "resets", "recurrent_dropout", "zoneout", "truncate", "step_clip", "recompute")
+        return self._replace(**{name: self._field_defaults[name] for name in inside})
 
     def small(self) -> Case:
         """Return the same kind of work on a few steps, rows and units, to see that it runs."""

@@ -81,12 +81,13 @@ class Bptt(Contender):
         layer, real = self.layer(case), self._real(case)
         x, d_output = case.input().astype(real), case.output_gradient().astype(real)
         rng = 0 if case.recurrent_dropout or case.zoneout else None
-        forward = partial(layer.forward, x, lengths=case.row_lengths(), resets=case.reset_steps(), rng=rng)
-        truncate = case.truncate or None
+        given = {"lengths": case.row_lengths(), "resets": case.reset_steps(), "rng": rng}
+        forward = partial(layer.forward, x, recompute=case.recompute or None, **given)
+        how = {"truncate": case.truncate or None, "step_clip": case.step_clip or None}
 
         def call() -> Any:
             tape = forward()
-            return tape, layer.backward(tape, d_output, truncate=truncate)
+            return tape, layer.backward(tape, d_output, **how)
 
         def results() -> Results:
             tape, gradients = call()

@@ -95,7 +95,7 @@ def tape(case: Case) -> Need:
     """Measure what `forward` leaves behind; the output is a part of it where it is h of the one layer."""
     layer, x = made(case)
     before = forget()
-    kept = layer.forward(x)
+    kept = layer.forward(x, recompute=case.recompute or None)
     used = held() - before
     parts = case.layers * case.directions
     output = kept.output.nbytes if parts > 1 else 0
@@ -107,7 +107,7 @@ def training(case: Case) -> Need:
     layer, x = made(case)
     d_output = drawn(case.T, case.B, case.directions * case.width, dtype=case.real)
     before = forget()
-    kept = layer.forward(x)
+    kept = layer.forward(x, recompute=case.recompute or None)
     gradients = layer.backward(kept, d_output)
     used = held("VmHWM") - before
     weights = layer.parameters.flat.nbytes
@@ -149,6 +149,7 @@ MEMORY = (
     Subject("tape", TRAINED._replace(cell="GRU"), "0"),
     Subject("tape", TRAINED._replace(peephole=True, zoneout=0.1), "0"),
     Subject("tape", TRAINED._replace(layers=2, bidirectional=True), "0"),
+    Subject("tape", TRAINED._replace(recompute=10), "0"),
     Subject("training", TRAINED),
     Subject("training", TRAINED, "0"),
     Subject("training", TRAINED._replace(layers=2, bidirectional=True), "0"),

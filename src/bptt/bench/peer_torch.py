@@ -16,7 +16,7 @@ __all__ = ["Module", "Torch", "inference", "refuse", "training"]
 
 torch: Any = import_module("torch")
 
-UNKNOWN = ("peephole", "resets", "recurrent_dropout", "zoneout", "truncate")  # to torch.nn
+UNKNOWN = ("peephole", "resets", "recurrent_dropout", "zoneout", "truncate", "step_clip")  # to torch.nn
 
 
 class Torch(Contender):

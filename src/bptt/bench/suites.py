@@ -80,6 +80,8 @@ CELLS = (
     goal("forward", SIZES[0], (1 / 1.15, "plain"), zoneout=0.1),
     goal("training", SIZES[0], (None, "plain"), truncate=10),
     goal("training", SIZES[0], (None, "plain"), truncate=50),
+    goal("training", SIZES[0], (None, "plain"), step_clip=0.001),
+    goal("training", SIZES[0], (None, "plain"), recompute=10),
 )
 
 SLOW_PATHS = (
