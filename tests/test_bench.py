@@ -147,17 +147,17 @@ def test_what_options_cost_is_measured_against_the_plain_case():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_measured():
-    case = Case.of("training", "60x16x64x64")  # a tape of 1.5 MB
+    case = Case.of("training", "200x64x32x128")  # a tape of 39 MB
     found = {
         what: contest.need(memory.Subject(what, case, "0"), 1) for what in ("inference", "tape", "training")
     }
     numbers = 4 * case.tokens * case.H
     for what, least in (("inference", 1), ("tape", 6), ("training", 7)):
-        assert 0.8 * least * numbers < found[what].used < least * numbers + 12e6, what
+        assert 0.6 * least * numbers < found[what].used < least * numbers + 12e6, what
     assert found["tape"].allowed == pytest.approx(1.15 * 6 * numbers)
     assert found["inference"].met
     assert not memory.Need(2, 1).met
-    assert contest.need(memory.Subject("growth", case._replace(T=5), "0"), 1).met
+    assert contest.need(memory.Subject("growth", case.small(), "0"), 1).met
 
 
 def test_compare_reports_aims(capsys):
