@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,7 @@ from .contenders import Contender, Results, Task, first_steps, states
 __all__ = ["Module", "Torch", "inference", "refuse", "training"]
 
 torch: Any = import_module("torch")
+warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")  # a row says so
 
 UNKNOWN = ("peephole", "resets", "recurrent_dropout", "zoneout", "truncate", "step_clip")  # to torch.nn
 
