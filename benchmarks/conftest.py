@@ -9,6 +9,7 @@ import pytest
 
 import bptt
 from bptt.bench.cases import Case
+from bptt.bench.contenders import PACKAGES
 from bptt.bench.contest import ContenderError, Contests, Outcome, Row, missing
 from replay import replay
 
@@ -55,19 +56,17 @@ def row_of_contest(
 
     def report(case: Case, name: str) -> None:
         row = Row.of(name)
-        if missing(row):
-            pytest.skip(f"{missing(row)} is not installed")
-        if row.name == COMPILED and not request.config.getoption("compiled"):
-            pytest.skip("takes minutes: --compiled")
+        reason = left_out(request, case, row, benchmark.disabled)
+        if reason:
+            pytest.skip(reason)
         if benchmark.disabled and case.flops > SMOKE_FLOPS:
-            if not case.kind:  # others of its kind are small
-                pytest.skip("takes too long for a smoke run")
             case = case.small()
         key = (request.node.originalname, request.node.callspec.params["shape"])
         if key not in outcomes:
             seconds = 0.0 if benchmark.disabled else float(request.config.getoption("benchmark_max_time"))
             turns = 1 if benchmark.disabled else int(request.config.getoption("benchmark_min_rounds"))
-            outcomes[key] = contests.hold(case, entrants(request), seconds, turns)
+            rows = entrants(request, case, benchmark.disabled)
+            outcomes[key] = contests.hold(case, rows, seconds, turns)
         timing = outcomes[key][row]
         if isinstance(timing, ContenderError):
             raise timing
@@ -85,7 +84,20 @@ def row_of_contest(
     return report
 
 
-def entrants(request: pytest.FixtureRequest) -> list[Row]:
+def left_out(request: pytest.FixtureRequest, case: Case, row: Row, smoke: bool) -> str:
+    """Return why a row takes no part; empty if it does."""
+    if missing(row):
+        return f"{missing(row)} is not installed"
+    if row.name == COMPILED and not request.config.getoption("compiled"):
+        return "takes minutes: --compiled"
+    if smoke and not case.kind and case.flops > SMOKE_FLOPS:  # others of its kind are small
+        return "takes too long for a smoke run"
+    if smoke and case.kind and row.name in PACKAGES and row.threads > 1:
+        return "a smoke run starts a peer on one thread only"
+    return ""
+
+
+def entrants(request: pytest.FixtureRequest, case: Case, smoke: bool) -> list[Row]:
     """Return the rows of the tests that were selected for the case of the running one."""
     same = [
         item.callspec.params["row"]
@@ -94,5 +106,4 @@ def entrants(request: pytest.FixtureRequest) -> list[Row]:
         and item.function is request.function
         and item.callspec.params["shape"] == request.node.callspec.params["shape"]
     ]
-    compiled = request.config.getoption("compiled")
-    return [row for row in map(Row.of, same) if not missing(row) and (compiled or row.name != COMPILED)]
+    return [row for row in map(Row.of, same) if not left_out(request, case, row, smoke)]
