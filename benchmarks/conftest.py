@@ -9,10 +9,18 @@ import pytest
 
 import bptt
 from bptt.bench.cases import Case
+from bptt.bench.contenders import PACKAGES
 from bptt.bench.contest import ContenderError, Contests, Outcome, Row, missing
 from replay import replay
 
 SMOKE_FLOPS = 1.5e8  # operations of a case that is still run when nothing is timed
+COMPILED = "torchcompile"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--compiled", action="store_true", help="time loops that torch.compile unrolls, too: minutes each"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +40,7 @@ def contests() -> Iterator[Contests]:
 
 
 @pytest.fixture(scope="session")
-def outcomes() -> dict[tuple[str, Case], Outcome]:
+def outcomes() -> dict[tuple[str, str], Outcome]:
     """What has been measured so far."""
     return {}
 
@@ -42,21 +50,23 @@ def row_of_contest(
     request: pytest.FixtureRequest,
     benchmark: Any,
     contests: Contests,
-    outcomes: dict[tuple[str, Case], Outcome],
+    outcomes: dict[tuple[str, str], Outcome],
 ) -> Callable[[Case, str], None]:
     """Return a function that reports one row of the contest over a case, and holds it if it is the first."""
 
     def report(case: Case, name: str) -> None:
         row = Row.of(name)
-        if missing(row):
-            pytest.skip(f"{missing(row)} is not installed")
+        reason = left_out(request, case, row, benchmark.disabled)
+        if reason:
+            pytest.skip(reason)
         if benchmark.disabled and case.flops > SMOKE_FLOPS:
-            pytest.skip("takes too long for a smoke run")
-        key = (request.node.originalname, case)
+            case = case.small()
+        key = (request.node.originalname, request.node.callspec.params["shape"])
         if key not in outcomes:
             seconds = 0.0 if benchmark.disabled else float(request.config.getoption("benchmark_max_time"))
             turns = 1 if benchmark.disabled else int(request.config.getoption("benchmark_min_rounds"))
-            outcomes[key] = contests.hold(case, entrants(request), seconds, turns)
+            rows = entrants(request, case, benchmark.disabled)
+            outcomes[key] = contests.hold(case, rows, seconds, turns)
         timing = outcomes[key][row]
         if isinstance(timing, ContenderError):
             raise timing
@@ -74,7 +84,20 @@ def row_of_contest(
     return report
 
 
-def entrants(request: pytest.FixtureRequest) -> list[Row]:
+def left_out(request: pytest.FixtureRequest, case: Case, row: Row, smoke: bool) -> str:
+    """Return why a row takes no part; empty if it does."""
+    if missing(row):
+        return f"{missing(row)} is not installed"
+    if row.name == COMPILED and not request.config.getoption("compiled"):
+        return "takes minutes: --compiled"
+    if smoke and not case.kind and case.flops > SMOKE_FLOPS:  # others of its kind are small
+        return "takes too long for a smoke run"
+    if smoke and case.kind and row.name in PACKAGES and row.threads > 1:
+        return "a smoke run starts a peer on one thread only"
+    return ""
+
+
+def entrants(request: pytest.FixtureRequest, case: Case, smoke: bool) -> list[Row]:
     """Return the rows of the tests that were selected for the case of the running one."""
     same = [
         item.callspec.params["row"]
@@ -83,4 +106,4 @@ def entrants(request: pytest.FixtureRequest) -> list[Row]:
         and item.function is request.function
         and item.callspec.params["shape"] == request.node.callspec.params["shape"]
     ]
-    return [row for row in map(Row.of, same) if not missing(row)]
+    return [row for row in map(Row.of, same) if not left_out(request, case, row, smoke)]

@@ -1,4 +1,4 @@
-"""One LSTM layer against the peers, with each variant, at several thread counts, and where peers are slow."""
+"""One LSTM layer against the peers, with each variant, and at several thread counts."""
 
 from __future__ import annotations
 
@@ -72,22 +72,8 @@ def test_threads(row_of_contest, shape, row):
     row_of_contest(Case.of(*shape.split()), row)
 
 
-@pytest.mark.benchmark(group="peers-slow-paths", timer=clock)
-@pytest.mark.parametrize("row", rows("bptt", "torch"))
-@pytest.mark.parametrize("shape", ["100x32x128x128"])
-def test_training_in_float64(row_of_contest, shape, row):
-    row_of_contest(Case.of("training", shape, dtype="float64"), row)
-
-
 @pytest.mark.benchmark(group="modules", timer=clock)
 @pytest.mark.parametrize("row", rows("bptt", "bptt.torch", "torch"))
 @pytest.mark.parametrize("shape", ["100x32x128x128", "100x32x40x40", "32x1x128x128"])
 def test_training_through_autograd(row_of_contest, shape, row):
     row_of_contest(Case.of("training", shape), row)
-
-
-@pytest.mark.benchmark(group="peers-slow-paths", timer=clock)
-@pytest.mark.parametrize("row", rows("bptt", "torchscript"))
-@pytest.mark.parametrize("shape", both("100x32x128x128"))
-def test_peepholes(row_of_contest, shape, row):
-    row_of_contest(Case.of(*shape.split(), peephole=True), row)

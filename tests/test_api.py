@@ -90,10 +90,13 @@ BENCH = {
     "clock": set(),
     "progress": set(),
     "contenders": {"cases"},
+    "memory": {"cases"},
+    "suites": {"cases"},
     "peer_torch": {"cases", "contenders"},
+    "peer_loops": {"cases", "contenders", "peer_torch"},
     "peer_onnx": {"cases", "contenders"},
-    "worker": {"cases", "clock", "contenders"},
-    "contest": {"cases", "clock", "contenders"},
+    "worker": {"cases", "clock", "contenders", "memory"},
+    "contest": {"cases", "clock", "contenders", "memory"},
     "machine": set(),
     "grid": {"cases"},
     "roofline": {"cases", "machine"},
@@ -104,6 +107,7 @@ BENCH = {
 }
 BY_NAME = {
     "peer_torch": {"torch", "bptt.torch"},
+    "peer_loops": {"torch"},
     "peer_onnx": {"onnx", "onnxruntime", "openvino"},
     "picture": {"matplotlib.figure", "matplotlib.ticker"},
     "progress": {"tqdm"},

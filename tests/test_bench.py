@@ -1,6 +1,7 @@
 """The bench command: cases, contests with made-up contenders, ceilings, tables, files; never how fast."""
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
@@ -14,7 +15,20 @@ import bptt
 pytest.importorskip("bptt._core", reason="the compiled core is not built")
 
 from bptt import _core, bench
-from bptt.bench import choice, clock, command, contenders, contest, grid, growth, machine, report, roofline
+from bptt.bench import (
+    choice,
+    clock,
+    command,
+    contenders,
+    contest,
+    grid,
+    growth,
+    machine,
+    memory,
+    report,
+    roofline,
+    suites,
+)
 from bptt.bench.cases import Case
 from bptt.bench.contest import ContenderError, Contests, Row, Timing
 
@@ -46,6 +60,11 @@ def lines_of(ratio=2.0):
     return [report.line_of(entry, outcome, own, made_up()) for entry in entries]
 
 
+def errors(outcome):
+    """The errors of a contest."""
+    return [error for error in outcome.values() if isinstance(error, ContenderError)]
+
+
 def parse(*arguments):
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
@@ -68,8 +87,109 @@ def test_case():
     assert case._replace(dtype="float64").bytes == 2 * case.bytes
     assert case.input().shape == (5, 3, 2)
     assert set(Case.of("forward", "5x3x2x4", peephole=True).weights()) == set(case.weights()) | {
-        "weight_peephole"
+        "weight_peephole_l0"
     }
+
+
+def test_cases_of_other_kinds():
+    gru = Case.of("forward", "5x3x2x4", cell="GRU", layers=2, bidirectional=True)
+    assert gru.flops == 2 * 15 * 2 * 3 * 4 * ((2 + 4) + (8 + 4))
+    assert gru.kind == "GRU 2 layers bidirectional"
+    assert Case.of("forward", "5x3x2x4").kind == ""
+    projected = Case.of("forward", "5x3x2x4", proj_size=3)
+    assert projected.flops == 2 * 15 * (16 * (2 + 3) + 3 * 4)
+    assert projected.output_gradient().shape == (5, 3, 3)
+    assert projected.bytes < Case.of("forward", "5x3x2x4").bytes + 4 * 2 * 15 * 4
+    assert Case.of("training", "5x3x2x4", cell="RNN").bytes < gru._replace(mode="training").bytes
+    special = Case.of(
+        "training", "50x8x2x4", lengths=True, resets=0.2, truncate=5, zoneout=0.1, peephole=True
+    )
+    assert special.kind == "peephole lengths resets 20% zoneout 0.1 truncate 5"
+    lengths, resets = special.row_lengths(), special.reset_steps()
+    assert special.tokens == lengths.sum() < 400
+    assert lengths.min() >= 1
+    assert lengths.max() <= 50
+    assert special.flops < special.plain().flops
+    assert 0.1 < resets.mean() < 0.3
+    assert special.plain() == Case.of("training", "50x8x2x4", peephole=True)
+    small = Case.of("training", "500x80x200x400", proj_size=300, truncate=100, resets=0.01).small()
+    assert small.flops < 1e6
+    assert small.proj_size < small.H
+    assert small.truncate < small.T
+    assert small.reset_steps().any()
+
+
+def test_suites():
+    goals = (*suites.LSTM, *suites.CELLS, *suites.SLOW_PATHS)
+    for table in (suites.LSTM, (*suites.CELLS, *suites.SLOW_PATHS)):
+        labels = [suites.label(goal.case) for goal in table]
+        assert len(set(labels)) == len(labels)
+    known = {*contenders.OWN, *contenders.PEERS}
+    for goal in goals:
+        assert set(goal.rivals) <= known
+        assert goal.case.small().kind or not goal.case.kind
+        for aim in goal.aims:
+            assert aim.ratio is None or 0.8 < aim.ratio <= 5
+    assert {goal.case.cell for goal in goals} == {"LSTM", "GRU", "RNN"}
+
+
+def test_what_options_cost_is_measured_against_the_plain_case():
+    inside = {"lengths": True, "zoneout": 0.3, "truncate": 2, "step_clip": 0.01, "recompute": 4}
+    case = Case.of("training", "6x4x3x5", **inside)
+    assert Row("plain", 1).work(case) == case.plain()
+    with Contests() as contests:
+        outcome = contests.hold(case, [Row("bptt", 1), Row("plain", 1), Row("reference", 1)], 0.0, 1)
+        assert not errors(outcome)
+        plain = contests._process(Row("plain", 1)).ask("results")[1]["output"]
+        own = contests._process(Row("bptt", 1)).ask("results")[1]["output"]
+    assert np.linalg.norm(plain - own) > 0.1 * np.linalg.norm(plain)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_measured():
+    case = Case.of("training", "200x64x32x128")  # a tape of 39 MB
+    found = {
+        what: contest.need(memory.Subject(what, case, "0"), 1) for what in ("inference", "tape", "training")
+    }
+    numbers = 4 * case.tokens * case.H
+    for what, least in (("inference", 1), ("tape", 6), ("training", 7)):
+        assert 0.6 * least * numbers < found[what].used < least * numbers + 12e6, what
+    assert found["tape"].allowed == pytest.approx(1.15 * 6 * numbers)
+    assert found["inference"].met
+    assert not memory.Need(2, 1).met
+    assert contest.need(memory.Subject("growth", case.small(), "0"), 1).met
+
+
+def test_compare_reports_aims(capsys):
+    path = Path(__file__).parents[1] / "benchmarks" / "compare.py"
+    if not path.exists():
+        pytest.skip("the benchmarks are not beside the tests")
+    spec = importlib.util.spec_from_file_location("compare", path)
+    compare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compare)
+
+    class Held:
+        """A contest whose times are known: the rivals take 1, 2, .. times a millisecond, this library 2."""
+
+        def hold(self, case, rows, seconds):
+            times = {row: Timing({}, [1e-3 * (n or 2)]) for n, row in enumerate(rows)}
+            return {**times, Row("bad", 1): ContenderError("bad-1: off by 1e-1")}
+
+    case = Case.of("forward", "5x3x2x4", cell="GRU")
+    met = suites.Goal(case, (suites.Aim(0.5, ("plain",)), suites.Aim(None, ("reference",))))
+    assert compare.report(Held(), met, 1.0, False, made_up())
+    out = capsys.readouterr().out
+    assert "0.50   0.50  pass" in out
+    assert "GRU" in out
+    assert "left out: bad-1: off by 1e-1" in out
+    assert not compare.report(Held(), suites.Goal(case, (suites.Aim(0.6, ("plain",)),)), 1.0, False, None)
+    assert not compare.report(
+        Held(), suites.Goal(case, (suites.Aim(0.6, ("torchcompile",)),)), 1.0, False, None
+    )
+    assert capsys.readouterr().out.count("FAIL") == 2
+    entry = suites.Published(2, 3, 2e-3 / 2048, 1.5)
+    assert not compare.report_published(Held(), entry, 1.0)
+    assert "1.00   1.50  FAIL" in capsys.readouterr().out
 
 
 def test_grids():
@@ -154,6 +274,8 @@ def test_bounds():
     step = roofline.bound(Case.of("stream", "1x1x128x128"), made_up(1))
     assert step.seconds == pytest.approx(4 * 128 * 256 * 4 / 100e9)
     assert roofline.bound(Case("training", 9, 1, 8, 4096), ceilings).ceiling == "memory"
+    stacked = roofline.bound(Case.of("forward", "10x1x512x512", cell="GRU", layers=2), ceilings)
+    assert stacked.seconds == pytest.approx(10 * 2 * (3 * 512 * 512 / 2) * 4 / 60e9)
 
 
 def test_prediction_grows_with_cores():
@@ -362,24 +484,45 @@ def test_without_the_compiled_core(capsys):
     assert "needs the compiled core" in capsys.readouterr().err
 
 
-UNABLE = {
-    "stream": {"torchscript", "bptt.torch"},
-    "forward": {"torchscript"},
-    "training": {"torchscript", "onnxruntime", "openvino"},
-}
-
-
 def test_peers_answer_as_the_oracle_does():
     names = [name for name in contenders.PEERS if not contest.missing(Row(name, 1))]
     with Contests() as contests:
         for mode in ("stream", "forward", "training"):
-            rows = [Row(name, 1) for name in names if name not in UNABLE[mode]]
-            outcome = contests.hold(Case.of(mode, "1x2x3x5" if mode == "stream" else "4x2x3x5"), rows, 0.0, 1)
-            assert not [e for e in outcome.values() if isinstance(e, ContenderError)]
-        if "torchscript" in names:
-            case = Case.of("training", "4x2x3x5", peephole=True)
-            outcome = contests.hold(case, [Row("torchscript", 1), Row("bptt", 1)], 0.0, 1)
-            assert not [e for e in outcome.values() if isinstance(e, ContenderError)]
+            takers = (*command.PEERS[mode], *(["bptt.torch"] if mode != "stream" else []))
+            rows = [Row(n, 1) for n in names if n in takers]
+            for options in ({}, {"cell": "GRU", "layers": 2}, {"cell": "RNN"}):
+                case = Case.of(mode, "1x2x3x5" if mode == "stream" else "4x2x3x5", **options)
+                assert not errors(contests.hold(case, rows, 0.0, 1))
+
+
+SPECIAL = [
+    ({"peephole": True}, ("torchloop", "torchscript"), ("onnxruntime",)),
+    ({"lengths": True, "layers": 2, "bidirectional": True}, ("torch",), ("onnxruntime",)),
+    ({"lengths": True, "cell": "GRU", "bidirectional": True}, ("torch",), ("onnxruntime",)),
+    ({"resets": 0.3}, ("torchcell",), ()),
+    ({"proj_size": 4, "layers": 2}, ("torch",), ()),
+    ({"dtype": "float64"}, ("torch",), ()),
+]
+
+
+def test_peers_have_the_options_that_they_are_compared_in():
+    with Contests() as contests:
+        for options, trainers, runtimes in SPECIAL:
+            for mode, names in (("training", trainers), ("forward", trainers + runtimes)):
+                rows = [Row(n, 1) for n in ("bptt", *names) if not contest.missing(Row(n, 1))]
+                assert not errors(contests.hold(Case.of(mode, "7x5x3x6", **options), rows, 0.0, 1)), options
+
+
+def test_a_peer_without_an_option_is_left_out_with_a_reason():
+    if contest.missing(Row("torch", 1)):
+        pytest.skip("torch is not installed")
+    with Contests() as contests:
+        for options in ({"resets": 0.3}, {"peephole": True}, {"truncate": 2}):
+            found = errors(
+                contests.hold(Case.of("training", "4x2x3x5", **options), [Row("torch", 1)], 0.0, 1)
+            )
+            assert len(found) == 1
+            assert f"LSTM with {next(iter(options))} is not there" in str(found[0])
 
 
 def test_no_peer_is_imported_by_the_command():

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import bptt
-from bptt import reference
 
 from .cases import STREAM_STEPS, Array, Case
 
@@ -24,7 +23,7 @@ class Task(NamedTuple):
     """Work that is ready to be done.
 
     `call` does it once and is what is timed; `results` does it once and returns what came out, by the names
-    that all contenders use: output, h_n, c_n; d_input, d_weight_ih, ...; for a stream the outputs of its
+    that all contenders use: output, h_n, c_n; d_input, d_weight_ih_l0, ...; for a stream the outputs of its
     first steps.
     """
 
@@ -46,59 +45,6 @@ class Contender:
         return {"version": importlib.metadata.version(self.package)}
 
 
-class Reference(Contender):
-    """The specification in NumPy."""
-
-    package = "numpy"
-
-    def _real(self, case: Case) -> Any:
-        return case.real
-
-    def _given(self, case: Case) -> tuple[Array, Array, dict[str, Array]]:
-        real = self._real(case)
-        weights = {name: array.astype(real) for name, array in case.weights().items()}
-        return case.input().astype(real), np.zeros((case.B, case.H), real), weights
-
-    def forward(self, case: Case) -> Task:
-        x, zero, weights = self._given(case)
-        call = partial(reference.lstm_forward, x, zero, zero, weights)
-        return Task(call, lambda: dict(zip(("output", "h_n", "c_n"), call()[:3], strict=True)))
-
-    def training(self, case: Case) -> Task:
-        x, zero, weights = self._given(case)
-        d_output = case.output_gradient().astype(x.dtype)
-
-        def call() -> Any:
-            output, _, _, cells, gates = reference.lstm_forward(x, zero, zero, weights)
-            kept = (output, cells, gates, d_output, zero, zero)
-            return output, reference.lstm_backward(x, zero, zero, weights, *kept)
-
-        def results() -> Results:
-            output, (d_input, _, _, d_weights, _, _) = call()
-            return {"output": output, "d_input": d_input, **{f"d_{k}": v for k, v in d_weights.items()}}
-
-        return Task(call, results)
-
-    def stream(self, case: Case) -> Task:
-        x, zero, weights = self._given(case)
-        state = [zero, zero]
-
-        def call(t: int = 0) -> Any:
-            output, *state[:] = reference.lstm_forward(x[t : t + 1], state[0], state[1], weights)[:3]
-            return output[0]
-
-        return Task(call, partial(first_steps, call))
-
-
-class Oracle(Reference):
-    """The specification in float64: what the others' results are compared with."""
-
-    WORTH = 2e10  # operations up to which float64 does not take too long; beyond, the case's own dtype
-
-    def _real(self, case: Case) -> Any:
-        return np.dtype(np.float64) if case.flops < self.WORTH else case.real
-
-
 class Bptt(Contender):
     """This library: a frozen engine for inference, layer.forward and layer.backward for training."""
 
@@ -115,31 +61,37 @@ class Bptt(Contender):
     def _real(self, case: Case) -> Any:
         return case.real
 
-    def _layer(self, case: Case) -> Any:
-        layer = bptt.LSTM(case.I, case.H, peephole=case.peephole, dtype=self._real(case))
-        layer.load_state_dict({f"{name}_l0": array for name, array in case.weights().items()})
-        return layer
+    def layer(self, case: Case) -> Any:
+        """Return the layer of a case."""
+        made = getattr(bptt, case.cell)(case.I, case.H, dtype=self._real(case), **case.settings())
+        made.load_state_dict(case.weights())
+        return made
 
     def forward(self, case: Case) -> Task:
-        engine, x = self._layer(case).freeze(), case.input().astype(self._real(case))
+        engine, x = self.layer(case).freeze(), case.input().astype(self._real(case))
+        call = partial(engine, x, lengths=case.row_lengths(), resets=case.reset_steps())
 
         def results() -> Results:
-            output, (h_n, c_n) = engine(x)
-            return {"output": output, "h_n": h_n[0], "c_n": c_n[0]}
+            output, state = call()
+            return {"output": output, **states(state)}
 
-        return Task(partial(engine, x), results)
+        return Task(call, results)
 
     def training(self, case: Case) -> Task:
-        layer, real = self._layer(case), self._real(case)
+        layer, real = self.layer(case), self._real(case)
         x, d_output = case.input().astype(real), case.output_gradient().astype(real)
+        rng = 0 if case.recurrent_dropout or case.zoneout else None
+        given = {"lengths": case.row_lengths(), "resets": case.reset_steps(), "rng": rng}
+        forward = partial(layer.forward, x, recompute=case.recompute or None, **given)
+        how = {"truncate": case.truncate or None, "step_clip": case.step_clip or None}
 
         def call() -> Any:
-            tape = layer.forward(x)
-            return tape, layer.backward(tape, d_output)
+            tape = forward()
+            return tape, layer.backward(tape, d_output, **how)
 
         def results() -> Results:
             tape, gradients = call()
-            by_name = {f"d_{k.removesuffix('_l0')}": v for k, v in gradients.parameters.items()}
+            by_name = {f"d_{name}": array for name, array in gradients.parameters.items()}
             return {"output": tape.output, "d_input": gradients.input, **by_name}
 
         return Task(call, results)
@@ -147,10 +99,10 @@ class Bptt(Contender):
     def stream(self, case: Case) -> Task:
         x = case.input().astype(self._real(case))
         x = x if case.B > 1 else x[:, 0]
-        stream = self._layer(case).freeze().stream(case.B if case.B > 1 else None)
+        stream = self.layer(case).freeze().stream(case.B if case.B > 1 else None)
         return Task(
             partial(stream.step, x[0]),
-            partial(first_steps, lambda t: stream.step(x[t]).reshape(case.B, case.H)),
+            partial(first_steps, lambda t: stream.step(x[t]).reshape(case.B, case.width)),
         )
 
 
@@ -161,23 +113,69 @@ class BpttDouble(Bptt):
         return np.dtype(np.float64)
 
 
+class Reference(Bptt):
+    """The specification in NumPy, in the place of the kernels."""
+
+    package = "numpy"
+
+    def facts(self) -> dict[str, str]:
+        return Contender.facts(self)
+
+    def forward(self, case: Case) -> Task:
+        return in_numpy(super().forward, case)
+
+    def training(self, case: Case) -> Task:
+        return in_numpy(super().training, case)
+
+    def stream(self, case: Case) -> Task:
+        return in_numpy(super().stream, case)
+
+
+class Oracle(Reference):
+    """The specification in float64: what the others' results are compared with."""
+
+    WORTH = 2e10  # operations up to which float64 does not take too long; beyond, the case's own dtype
+
+    def _real(self, case: Case) -> Any:
+        return np.dtype(np.float64) if case.flops < self.WORTH else case.real
+
+
+def in_numpy(make: Callable[[Case], Task], case: Case) -> Task:
+    """Make a task, and do it, on the specification."""
+    with bptt.backend("reference"):
+        task = make(case)
+
+    def within(function: Callable[[], Any]) -> Any:
+        with bptt.backend("reference"):
+            return function()
+
+    return Task(partial(within, task.call), partial(within, task.results))
+
+
+def states(state: Any) -> Results:
+    """Return h_n and c_n, or h_n alone, (L*D, B, H), by name; of arrays or of torch's tensors."""
+    arrays = state if isinstance(state, tuple) else (state,)
+    return {name: np.asarray(array) for name, array in zip(("h_n", "c_n"), arrays, strict=False)}
+
+
 def first_steps(step: Callable[[int], Array]) -> Results:
     """Run the first steps of a stream."""
     return {"output": np.stack([step(t) for t in range(STREAM_STEPS)])}
 
 
-OWN = {"reference": Reference, "oracle": Oracle, "bptt": Bptt, "bptt64": BpttDouble}
+OWN = {"reference": Reference, "oracle": Oracle, "bptt": Bptt, "bptt64": BpttDouble, "plain": Bptt}
 PEERS = {
     "torch": "peer_torch.Torch",
-    "torchscript": "peer_torch.TorchScript",
+    "torchcell": "peer_loops.CellLoop",
+    "torchloop": "peer_loops.Loop",
+    "torchscript": "peer_loops.ScriptedLoop",
+    "torchcompile": "peer_loops.CompiledLoop",
     "bptt.torch": "peer_torch.Module",
     "onnxruntime": "peer_onnx.OnnxRuntime",
     "openvino": "peer_onnx.OpenVino",
 }
 PACKAGES = {
-    "torch": ("torch",),
-    "torchscript": ("torch",),
-    "bptt.torch": ("torch",),
+    **{name: ("torch",) for name in PEERS if "torch" in name},
     "onnxruntime": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "onnx"),
 }  # that a peer needs

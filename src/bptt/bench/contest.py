@@ -24,8 +24,19 @@ import bptt
 from .cases import Array, Case
 from .clock import TURN, calls_of
 from .contenders import PACKAGES
+from .memory import Need, Subject
 
-__all__ = ["ORACLE", "ContenderError", "Contests", "Outcome", "Row", "Timing", "missing", "thread_counts"]
+__all__ = [
+    "ORACLE",
+    "ContenderError",
+    "Contests",
+    "Outcome",
+    "Row",
+    "Timing",
+    "missing",
+    "need",
+    "thread_counts",
+]
 
 MIN_TURNS = 5
 LONG = 0.2  # seconds of a call from which warming up before each turn changes nothing
@@ -33,7 +44,10 @@ HOPELESS = 1.5  # times the median of the same library with other threads: no mo
 
 
 class Row(NamedTuple):
-    """A contender at a thread count: "torch-2"; 0 threads: its own choice. "bptt@avx2-1" forces a variant."""
+    """A contender at a thread count: "torch-2"; 0 threads: its own choice. "bptt@avx2-1" forces a variant.
+
+    "plain-2" is this library at work on `Case.plain` in place of the case: what its options cost.
+    """
 
     name: str
     threads: int
@@ -42,6 +56,10 @@ class Row(NamedTuple):
     def of(cls, text: str) -> Row:
         name, _, threads = text.rpartition("-")
         return cls(name, int(threads))
+
+    def work(self, case: Case) -> Case:
+        """Return what the row does in a contest over a case."""
+        return case.plain() if self.name == "plain" else case
 
     def __str__(self) -> str:
         return f"{self.name}-{self.threads}"
@@ -81,15 +99,15 @@ def thread_counts(most: int | None = None) -> tuple[int, ...]:
 
 
 class Process:
-    """A worker process; stopped whenever it has no request."""
+    """A worker process with environment variables of its own; stopped whenever it has no request."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, **variables: str) -> None:
         self.row = row
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "bptt.bench.worker", row.name, str(row.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(row),
+            env={**environment(row), **variables},
         )
 
     def ask(self, name: str, *arguments: Any) -> Any:
@@ -113,6 +131,16 @@ class Process:
         """End the process."""
         self._popen.kill()  # also wakes it
         self._popen.communicate()
+
+
+def need(subject: Subject, threads: int) -> Need:
+    """Measure in a fresh process what a row of `memory.MEMORY` needs."""
+    process = Process(Row("bptt", threads), BPTT_KEEP_MB=subject.keep)
+    try:
+        found: Need = process.ask("memory", subject.what, subject.case)
+    finally:
+        process.close()
+    return found
 
 
 def environment(row: Row) -> dict[str, str]:
@@ -159,14 +187,15 @@ class Contests:
         dict
             For each row its Timing, or the error that kept it out.
         """
-        expected = self._expected(case)
+        rows = list(rows)
+        expected = {work: self._expected(work) for work in dict.fromkeys(row.work(case) for row in rows)}
         outcome: Outcome = {}
         timings: dict[Row, Timing] = {}
         plans: dict[Row, tuple[int, int, int]] = {}
         for row in rows:
             try:
-                facts = self._process(row).ask("prepare", case)
-                compare(row, self._process(row).ask("results"), expected)
+                facts = self._process(row).ask("prepare", row.work(case))
+                compare(row, self._process(row).ask("results"), expected[row.work(case)])
                 plans[row] = self._plan(row) if seconds else (1, 1, 1)
                 outcome[row] = timings[row] = Timing(facts)
             except ContenderError as error:

@@ -1,8 +1,9 @@
-"""PyTorch as a contender. Imported in its own processes only."""
+"""PyTorch as a contender: its own modules. Imported in its own processes only."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,15 +11,21 @@ from typing import Any
 import bptt
 
 from .cases import Case
-from .contenders import Contender, Results, Task, first_steps
+from .contenders import Contender, Results, Task, first_steps, states
 
-__all__ = ["Module", "Torch", "TorchScript"]
+__all__ = ["Module", "Torch", "inference", "refuse", "training"]
 
 torch: Any = import_module("torch")
+warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")  # a row says so
+
+UNKNOWN = ("peephole", "resets", "recurrent_dropout", "zoneout", "truncate", "step_clip")  # to torch.nn
 
 
 class Torch(Contender):
-    """PyTorch: nn.LSTM under inference_mode, or with autograd; nn.LSTMCell, the faster one, for streams."""
+    """PyTorch: nn.LSTM, nn.GRU, nn.RNN under inference_mode, or with autograd; their cells for streams.
+
+    Rows of unequal length go through a PackedSequence; packing and padding again are part of the work.
+    """
 
     package = "torch"
 
@@ -27,64 +34,105 @@ class Torch(Contender):
         if threads:
             torch.set_num_threads(threads)
 
-    def _module(self, kind: Any, case: Case, suffix: str) -> Any:
-        if case.peephole:
-            raise ValueError("nn.LSTM has no peepholes")
-        module = kind(case.I, case.H, dtype=getattr(torch, case.dtype))
-        module.load_state_dict({k + suffix: torch.from_numpy(v) for k, v in case.weights().items()})
+    def _module(self, case: Case) -> Any:
+        refuse(case, *UNKNOWN)
+        names = ("num_layers", "bidirectional", *(["proj_size"] if case.proj_size else []))
+        settings = {name: value for name, value in case.settings().items() if name in names}
+        kind = getattr(torch.nn, case.cell)
+        module = kind(case.I, case.H, dtype=getattr(torch, case.dtype), **settings)
+        module.load_state_dict({name: torch.from_numpy(v) for name, v in case.weights().items()})
         return module
 
+    def _run(self, case: Case) -> tuple[Any, Any]:
+        """Return the module, and it as a function of x (T,B,I) to output and state."""
+        module, lengths = self._module(case), case.row_lengths()
+        if lengths is None:
+            return module, module
+        rnn, steps = torch.nn.utils.rnn, torch.from_numpy(lengths)
+
+        def run(x: Any) -> Any:
+            output, state = module(rnn.pack_padded_sequence(x, steps, enforce_sorted=False))
+            return rnn.pad_packed_sequence(output, total_length=case.T)[0], state
+
+        return module, run
+
     def forward(self, case: Case) -> Task:
-        module, x = self._module(torch.nn.LSTM, case, "_l0"), torch.from_numpy(case.input())
-        call = torch.inference_mode()(partial(module, x))
-
-        def results() -> Results:
-            output, (h_n, c_n) = call()
-            return {"output": output.numpy(), "h_n": h_n[0].numpy(), "c_n": c_n[0].numpy()}
-
-        return Task(call, results)
+        return inference(case, self._run(case)[1])
 
     def training(self, case: Case) -> Task:
-        module = self._module(torch.nn.LSTM, case, "_l0")
+        module, run = self._run(case)
         names, parameters = zip(*module.named_parameters(), strict=True)
-        return training(case, lambda x: module(x)[0], [k.removesuffix("_l0") for k in names], parameters)
+        return training(case, run, names, parameters)
 
     def stream(self, case: Case) -> Task:
-        cell, x = self._module(torch.nn.LSTMCell, case, ""), torch.from_numpy(case.input())
-        state = [torch.zeros(case.B, case.H, dtype=x.dtype) for _ in "hc"]
+        refuse(case, *UNKNOWN, "bidirectional", "proj_size")
+        cells, x = [cell_of(case, layer) for layer in range(case.layers)], torch.from_numpy(case.input())
+        zero = torch.zeros(case.B, case.H, dtype=x.dtype)
+        kept: list[Any] = [(zero, zero) if case.cell == "LSTM" else zero] * case.layers
         steps = list(x)
 
         @torch.inference_mode()  # type: ignore[untyped-decorator]
         def call(t: int = 0) -> Any:
-            state[:] = cell(steps[t], state)
-            return state[0]
+            h = steps[t]
+            for layer, cell in enumerate(cells):
+                kept[layer] = cell(h, kept[layer])
+                h = kept[layer][0] if case.cell == "LSTM" else kept[layer]
+            return h
 
         return Task(call, partial(first_steps, lambda t: call(t).numpy()))
 
 
 class Module(Torch):
-    """bptt's module in place of nn.LSTM: the same work through PyTorch."""
+    """bptt's module in place of torch.nn's: the same work through PyTorch."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         if threads:
             bptt.set_num_threads(threads)
 
-    def _module(self, kind: Any, case: Case, suffix: str) -> Any:
-        return import_module("bptt.torch").accelerate(super()._module(kind, case, suffix))
+    def _module(self, case: Case) -> Any:
+        return import_module("bptt.torch").accelerate(super()._module(case))
 
     def stream(self, case: Case) -> Task:
         raise ValueError("the module has no streams")
 
 
-def training(case: Case, outputs: Any, names: Any, parameters: Any) -> Task:
-    """Return the task of a function of x (T,B,I) to the outputs (T,B,H) and of the gradients by autograd."""
+def refuse(case: Case, *options: str) -> None:
+    """Raise ValueError if a case asks for an option that a contender has not."""
+    asked = [name for name in options if getattr(case, name)]
+    if asked:
+        raise ValueError(f"{case.cell} with {asked[0]} is not there")
+
+
+def cell_of(case: Case, layer: int) -> Any:
+    """Return a layer of a case as nn.LSTMCell, nn.GRUCell or nn.RNNCell."""
+    ending = f"_l{layer}"
+    given = {k.removesuffix(ending): v for k, v in case.weights().items() if k.endswith(ending)}
+    kind = getattr(torch.nn, f"{case.cell}Cell")
+    cell = kind(given["weight_ih"].shape[1], case.H, dtype=getattr(torch, case.dtype))
+    cell.load_state_dict({name: torch.from_numpy(array) for name, array in given.items()})
+    return cell
+
+
+def inference(case: Case, run: Callable[[Any], Any]) -> Task:
+    """Return the task of a function of x (T,B,I) to the output and the state, without autograd."""
+    call = torch.inference_mode()(partial(run, torch.from_numpy(case.input())))
+
+    def results() -> Results:
+        output, state = call()
+        return {"output": output.numpy(), **states(state)}
+
+    return Task(call, results)
+
+
+def training(case: Case, run: Callable[[Any], Any], names: Iterable[str], parameters: Iterable[Any]) -> Task:
+    """Return the task of such a function and of the gradients by autograd."""
     x = torch.from_numpy(case.input()).requires_grad_()
-    d_output = torch.from_numpy(case.output_gradient())
+    d_output, wanted = torch.from_numpy(case.output_gradient()), (x, *parameters)
 
     def call() -> Any:
-        output = outputs(x)
-        return output, torch.autograd.grad(output, (x, *parameters), d_output)
+        output = run(x)[0]
+        return output, torch.autograd.grad(output, wanted, d_output)
 
     def results() -> Results:
         output, (d_input, *gradients) = call()
@@ -92,47 +140,3 @@ def training(case: Case, outputs: Any, names: Any, parameters: Any) -> Task:
         return {"output": output.detach().numpy(), "d_input": d_input.numpy(), **by_name}
 
     return Task(call, results)
-
-
-class TorchScript(Torch):
-    """PyTorch for what nn.LSTM has not: a scripted loop over the steps, with peepholes."""
-
-    def _loop(self, case: Case) -> tuple[Any, list[str], list[Any]]:
-        given = case.weights()
-        if not case.peephole:
-            raise ValueError("the scripted loop is for peepholes")
-        weights = [torch.from_numpy(array) for array in given.values()]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scripting is deprecated, and still what is fastest
-            return torch.jit.script(peephole_loop), list(given), weights
-
-    def forward(self, case: Case) -> Task:
-        loop, _, weights = self._loop(case)
-        call = torch.inference_mode()(partial(loop, torch.from_numpy(case.input()), *weights))
-        return Task(
-            call, lambda: {k: v.numpy() for k, v in zip(("output", "h_n", "c_n"), call(), strict=True)}
-        )
-
-    def training(self, case: Case) -> Task:
-        loop, names, weights = self._loop(case)
-        for weight in weights:
-            weight.requires_grad_()
-        return training(case, lambda x: loop(x, *weights)[0], names, weights)
-
-
-# Without annotations every argument is a tensor to the compiler of scripts.
-def peephole_loop(x, weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole):  # type: ignore[no-untyped-def]
-    """Return output (T,B,H), h_n, c_n (B,H)."""
-    products = torch.matmul(x, weight_ih.t()) + (bias_ih + bias_hh)
-    h = torch.zeros([x.size(1), weight_hh.size(1)], dtype=x.dtype)
-    c = h
-    p_i, p_f, p_o = weight_peephole.unbind(0)
-    transposed = weight_hh.t()
-    outputs = []
-    for t in range(x.size(0)):
-        z_i, z_f, z_g, z_o = torch.addmm(products[t], h, transposed).chunk(4, 1)
-        i, f = torch.sigmoid(z_i + p_i * c), torch.sigmoid(z_f + p_f * c)
-        c = f * c + i * torch.tanh(z_g)
-        h = torch.sigmoid(z_o + p_o * c) * torch.tanh(c)
-        outputs.append(h)
-    return torch.stack(outputs), h, c

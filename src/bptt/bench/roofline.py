@@ -27,9 +27,11 @@ class Bound(NamedTuple):
 
 
 def _passes(case: Case) -> tuple[float, float]:
-    """Return how often the recurrent weights are read in a step, and how many they are."""
-    inputs = case.I if case.mode == "stream" else 0  # a sequence can do its input products ahead
-    return (2.0 if case.mode == "training" else 1.0), 4.0 * case.H * (inputs + case.H)
+    """Return how often the recurrent weights are read in a step, and how many a layer's direction has."""
+    ahead = "weight_ih" if case.mode != "stream" else "bias"  # a sequence can do its input products ahead
+    shapes = {name: s for name, s in case.shapes().items() if len(s) == 2 and not name.startswith(ahead)}
+    elements = sum(rows * columns for name, (rows, columns) in shapes.items())
+    return (2.0 if case.mode == "training" else 1.0), elements / (case.layers * case.directions)
 
 
 def _divisions(case: Case, threads: int) -> list[tuple[str, int, float, float]]:
@@ -49,13 +51,13 @@ def _terms(case: Case, ceilings: Ceilings, way: tuple[str, int, float, float]) -
     passes, elements = _passes(case)
     slice_bytes = elements * units * case.real.itemsize
     level = ceilings.level(slice_bytes, elements * case.real.itemsize)
-    bandwidth = ceilings.read[level][busy] * 1e9
+    bandwidth, parts = ceilings.read[level][busy] * 1e9, case.layers * case.directions
     terms = {
         "FMA": case.flops * rows * units / (ceilings.multiply_adds[case.dtype][busy] * 1e9),
-        level: case.T * passes * slice_bytes / bandwidth,
+        level: case.T * parts * passes * slice_bytes / bandwidth,
     }
     if name == "hidden":
-        terms["barrier"] = case.T * passes * ceilings.barrier
+        terms["barrier"] = case.T * parts * passes * ceilings.barrier
     return terms
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from .cases import Case
 from .clock import samples
 from .contenders import Results, Task, contender
+from .memory import MEASURES, Need
 
 __all__ = ["Worker", "main"]
 
@@ -45,6 +46,10 @@ class Worker:
         """Return the seconds per call of each of `count` samples of so many calls, after `warm` more."""
         assert self.task is not None
         return samples(self.task.call, count, calls, warm)
+
+    def memory(self, what: str, case: Case) -> Need:
+        """Measure what a case needs of memory; the first request of a process, and its last."""
+        return MEASURES[what](case)
 
 
 def answer(worker: Worker, name: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
