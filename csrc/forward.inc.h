@@ -45,19 +45,18 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
   const bptt_problem *p = job->p;
   const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
   int64_t n = rows.end - rows.begin, unit = GATES * LANES;
+  const int64_t valid = valid_rows(p, t, rows);
   for (int64_t block = blocks.begin; block < blocks.end; block++, z += job->plan.chunk * n * unit) {
-    if (p->lengths) {
-      for (int64_t b = 0; b < n; b++)
-        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block,
-                        min_i64(steps, p->lengths[rows.begin + b] - t));
-    } else if (n == p->B) {
+    if (n == p->B && !p->lengths) {
       NAME(input_run)(&job->w, p->I, x, p->I, z, unit, block, steps * n);
-    } else if (n < TILE_ROWS / 2) { /* few rows a step: tiles along time */
-      for (int64_t b = 0; b < n; b++)
-        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block, steps);
+    } else if (valid < TILE_ROWS / 2) { /* few rows a step: tiles along time */
+      for (int64_t b = 0; b < valid; b++)
+        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block,
+                        p->lengths ? min_i64(steps, p->lengths[rows.begin + b] - t) : steps);
     } else {
       for (int64_t s = 0; s < steps; s++)
-        NAME(input_run)(&job->w, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, block, n);
+        NAME(input_run)(&job->w, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, block,
+                        valid_rows(p, t + s, rows));
     }
   }
 }

@@ -125,6 +125,11 @@ static inline int64_t active_rows(const bptt_problem *p, int64_t t, int64_t from
   return from;
 }
 
+/* How many of these rows are not past their length at step t: the first ones. */
+static inline int64_t valid_rows(const bptt_problem *p, int64_t t, range rows) {
+  return max_i64(0, min_i64(rows.end, active_rows(p, t, rows.end)) - rows.begin);
+}
+
 /* Part `rank` of the rows, even in steps. */
 range share_rows(const bptt_problem *p, int rank, int size);
 
