@@ -43,6 +43,8 @@ MODULES = [
 # What a module may import from the package: what is below it, never above or beside. None: anything. A module
 # that is not in the list is an optional door, and knows the public API only.
 FOUNDATION = {
+    "_course",
+    "_kept",
     "_network",
     "_memory",
     "_check",
@@ -67,9 +69,11 @@ ALLOWED = {
     "_threads": {"_check"},
     "_settings": {"_check"},
     "parameters": {"_check", "_memory"},
-    "tape": {"_check", "_network", "parameters"},
-    "_recompute": {"_memory", "_threads"},
-    "_network": {"_check", "_memory", "_recompute", "_threads", "parameters"},
+    "tape": {"_check", "_course", "_kept", "parameters"},
+    "_course": {"_check", "_memory"},
+    "_recompute": {"_course", "_memory", "_threads"},
+    "_kept": {"_course", "_recompute"},
+    "_network": {"_check", "_course", "_kept", "_memory", "_recompute", "_threads", "parameters"},
     "engine": FOUNDATION,
     "recurrent": FOUNDATION | {"engine"},
     "layers": {"_settings", "recurrent"},
@@ -171,7 +175,7 @@ def test_layering_of_the_reference(path):
 
 
 # The same inside bptt.torch, whose modules bring parameters of their own to what is below the layers.
-DOOR = {"_backend", "_check", "_network", "layers", "parameters"}
+DOOR = {"_backend", "_check", "_course", "_kept", "_network", "layers", "parameters"}
 TORCH = {
     "__init__": {"modules", "swap"},
     "plan": DOOR,
@@ -405,3 +409,11 @@ def test_command_line():
         assert "usage: bptt" in shown.stdout
     for arguments in ([], ["nonsense"], ["info", "--nonsense"]):
         assert command(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize("door", ["keras", "onnx", "ray", "sklearn", "torch"])
+def test_doors_open_at_first_use(door):
+    pytest.importorskip({"keras": "h5py", "ray": "numpy"}.get(door, door))
+    code = f"import sys, bptt; assert 'bptt.{door}' not in sys.modules; print(bptt.{door}.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [f"bptt.{door}"]

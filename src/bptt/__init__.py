@@ -64,12 +64,15 @@ __all__ = [
 
 if not TYPE_CHECKING:  # imported at their first use: `import bptt` stays as fast as layers need it to be
     _OF_FLOW = ("GradientMonitor", "gradient_flow", "jacobian", "lyapunov_exponents", "spectral_radius")
+    _DOORS = ("keras", "onnx", "ray", "sklearn", "torch")  # each imports its library itself
 
     def __getattr__(name: str) -> object:
-        if name not in (*_OF_FLOW, "flow"):
+        if name not in (*_OF_FLOW, *_DOORS, "flow"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        if name in _DOORS:
+            return import_module(f".{name}", __name__)
         module = import_module(".flow", __name__)
         globals().update({each: getattr(module, each) for each in _OF_FLOW})
         return globals()[name]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ._course import cut
 from ._memory import empty
 from ._threads import get_num_threads
 
@@ -80,14 +81,6 @@ def blocks(T: int, every: int) -> list[tuple[int, int]]:
     """Return where blocks of `every` steps begin and end, counted from the last step; one block if T is 0."""
     ends = range(T, 0, -every) if T else [0]
     return [(max(0, end - every), end) for end in ends][::-1]
-
-
-def cut(
-    lengths: Array | None, resets: Array | None, begin: int, end: int
-) -> tuple[Array | None, Array | None]:
-    """Return the lengths and resets of steps [begin, end)."""
-    inside = None if lengths is None else np.clip(lengths - begin, 0, end - begin)
-    return inside, None if resets is None else resets[begin:end]
 
 
 def forward(

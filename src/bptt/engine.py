@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _backend, _check, _network, _reference_core
 from ._check import Layout
+from ._course import ALL_STEPS, course_of
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
 
@@ -51,7 +52,7 @@ def infer(
     """
     x, batched = layout.sequence(x)
     h_0, c_0 = layout.state(state, x.shape[1], batched)
-    course = _network.course_of(layout, lengths, resets, len(x), x.shape[1], batched)
+    course = course_of(layout, lengths, resets, len(x), x.shape[1], batched)
     output, h_n, c_n = _network.infer(core, layout, weights, packs, x, h_0, c_0, course)
     if batched and not layout.batch_first:
         return output, h_n if c_n is None else (h_n, c_n)
@@ -312,9 +313,7 @@ class Stream:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
         states = (self._h, self._c)
-        output, h_n, c_n = _network.infer(
-            self._core, layout, None, self._packs, array, *states, _network.ALL_STEPS
-        )
+        output, h_n, c_n = _network.infer(self._core, layout, None, self._packs, array, *states, ALL_STEPS)
         self._h[...] = h_n
         if self._c is not None:
             self._c[...] = c_n

@@ -11,6 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _backend, _check, _network
 from ._check import Layout
+from ._course import course_of
+from ._kept import Wanted
 from ._settings import checked
 from .engine import Engine, State, infer
 from .parameters import Parameters, Weights, initialise, layer_shapes, layer_weights
@@ -219,7 +221,7 @@ class Recurrent:
         x, batched = layout.sequence(x)
         T, B, _ = x.shape
         h_0, c_0 = layout.state(state, B, batched)
-        course = _network.course_of(layout, lengths, resets, T, B, batched)
+        course = course_of(layout, lengths, resets, T, B, batched)
         drawn = _network.draw(layout, T, B, self.dropout, rng)
         given = (self._weights, x, h_0, c_0, *drawn, course, every)
         results = _network.forward(_backend.core(), layout, *given)
@@ -298,7 +300,7 @@ class Recurrent:
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
         parameters = self.parameters.empty_like()
-        wanted = _network.Wanted(_check.flag("steps", steps), blocks, bounds)
+        wanted = Wanted(_check.flag("steps", steps), blocks, bounds)
         given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted)
         found = _network.backward(_backend.core(), layout, *given)
         d_state = layout.states_as_given(found.h_0, found.c_0, batched)

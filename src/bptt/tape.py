@@ -8,7 +8,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ._check import Layout
-from ._network import Kept, in_order
+from ._course import in_order
+from ._kept import Kept
 from .parameters import Parameters
 
 __all__ = ["Gradients", "Tape"]

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, overload
 import torch
 from numpy.typing import NDArray
 
-from .. import _backend, _network
+from .. import _backend, _course, _network
 from .._check import contiguous
-from .._network import Course, Kept
+from .._course import ALL_STEPS, Course
+from .._kept import Kept, Wanted
 from ..parameters import Parameters
 from .plan import Plan, plan_of
 
@@ -106,7 +107,7 @@ def backward(
     parameters = Parameters(plan.shapes, layout.dtype)
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
-    wanted = _network.Wanted(truncate=blocks, step_clip=bounds)
+    wanted = Wanted(truncate=blocks, step_clip=bounds)
     slopes = _network.backward(core, layout, parts, kept, *errors, parameters, wanted)
     return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
 
@@ -142,5 +143,5 @@ def draws_of(masks: Sequence[Tensor], seeds: Tensor | None, course: Course) -> t
 def course_of(plan: Plan, x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Course:
     """Return how rows go through time, after a check of lengths and resets."""
     if lengths is None and resets is None:
-        return _network.ALL_STEPS
-    return _network.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)
+        return ALL_STEPS
+    return _course.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)

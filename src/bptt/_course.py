@@ -1,0 +1,132 @@
+"""How the rows of a batch go through time: in which order, how far, and where they begin anew."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._check import Layout
+from ._memory import empty
+
+__all__ = ["ALL_STEPS", "Course", "course_of", "cut", "in_order"]
+
+Array: TypeAlias = "NDArray[Any]"
+
+
+class Course(NamedTuple):
+    """How rows go through time.
+
+    Attributes
+    ----------
+    order : ndarray of int, (B,), or None
+        Rows as they run, longest first; None: as they came.
+    lengths : ndarray of int64, (B,), or None
+        Steps of each row as they run, descending; None: all.
+    resets : tuple of ndarray of bool, (T, B), or None
+        Where rows start anew, for each direction as it meets the steps; None: nowhere.
+    mirror : ndarray of int, (T, B, 1), or None
+        The step that stands at each step once a row is turned round within its length; None: T - 1 - t.
+    """
+
+    order: Array | None = None
+    lengths: Array | None = None
+    resets: tuple[Array, ...] | None = None
+    mirror: Array | None = None
+
+    def of(self, direction: int) -> tuple[Array | None, Array | None]:
+        """Return lengths and resets as the kernels take them."""
+        return self.lengths, None if self.resets is None else self.resets[direction]
+
+    @overload
+    def sorted(self, array: Array) -> Array: ...
+    @overload
+    def sorted(self, array: None) -> None: ...
+    def sorted(self, array: Array | None) -> Array | None:
+        """Return (.., .., B, ..) rows on axis 1 as they run."""
+        if array is None or self.order is None:
+            return array
+        return np.take(array, self.order, 1)
+
+    @overload
+    def unsorted(self, array: Array, axis: int = 1) -> Array: ...
+    @overload
+    def unsorted(self, array: None, axis: int = 1) -> None: ...
+    def unsorted(self, array: Array | None, axis: int = 1) -> Array | None:
+        """Return rows as they came."""
+        if array is None or self.order is None:
+            return array
+        back = empty(array.shape, array.dtype)
+        back[(slice(None),) * axis + (self.order,)] = array
+        return back
+
+    def turned(self, x: Array, direction: int) -> Array:
+        """Return a sequence (T, B, N) as that direction meets it; for a second time, as it was."""
+        if not direction:
+            return x
+        if self.mirror is not None:
+            return np.take_along_axis(x, self.mirror, 0)
+        copy = empty(x.shape, x.dtype)
+        copy[...] = x[::-1]
+        return copy
+
+    def between(self, begin: int, end: int) -> Course:
+        """Return the course of steps [begin, end) of one direction."""
+        lengths, resets = cut(*self.of(0), begin, end)
+        return Course(None, lengths, None if resets is None else (resets,))
+
+
+def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched: bool) -> Course:
+    """Return how rows go through time, from lengths and resets as the user gave them."""
+    if lengths is None and resets is None:
+        return ALL_STEPS
+    lengths, resets = layout.lengths(lengths, T, B, batched), layout.resets(resets, T, B, batched)
+    directions = layout.directions
+    if lengths is not None and (lengths == T).all():
+        lengths = None
+    order = mirror = None
+    if lengths is not None:
+        if (lengths[1:] > lengths[:-1]).any():
+            order = np.argsort(-lengths, kind="stable")
+            lengths = lengths[order]
+        if directions == 2:
+            t = np.arange(T)[:, None]
+            mirror = np.where(t < lengths, lengths - 1 - t, t)
+    both: tuple[Array, ...] | None = None
+    if resets is not None and resets.any():
+        ahead = np.ascontiguousarray(resets if order is None else resets[:, order])
+        both = (ahead,)
+        if directions == 2:  # no way from t to t-1 there: the reverse direction starts anew at t-1
+            back = np.zeros_like(ahead)
+            if T:
+                back[:-1] = ahead[1:]
+                last = np.full(B, T) if lengths is None else lengths
+                rows = np.flatnonzero(last > 0)
+                back[last[rows] - 1, rows] = False
+                back = back[::-1] if mirror is None else np.take_along_axis(back, mirror, 0)
+            both = (ahead, np.ascontiguousarray(back))
+    return Course(order, lengths, both, None if mirror is None else mirror[..., None])
+
+
+ALL_STEPS = Course()
+
+
+def in_order(parts: Array | None, directions: int, course: Course) -> Array | None:
+    """Return (L*D, T, B, ...) arrays with time ascending in every part and rows as they came."""
+    if parts is None:
+        return None
+    if directions == 2:
+        tokens, size = parts.shape[1:3], math.prod(parts.shape[3:])
+        turned = [course.turned(part.reshape(*tokens, size), n % 2) for n, part in enumerate(parts)]
+        parts = np.stack(turned).reshape(parts.shape)
+    return course.unsorted(parts, 2)
+
+
+def cut(
+    lengths: Array | None, resets: Array | None, begin: int, end: int
+) -> tuple[Array | None, Array | None]:
+    """Return the lengths and resets of steps [begin, end)."""
+    inside = None if lengths is None else np.clip(lengths - begin, 0, end - begin)
+    return inside, None if resets is None else resets[begin:end]

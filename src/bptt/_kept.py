@@ -1,0 +1,184 @@
+"""What a forward pass keeps for the backward pass, and what that is asked for and returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._course import Course
+from ._recompute import Starts
+
+__all__ = ["Kept", "Slopes", "StepClip", "Wanted"]
+
+Array: TypeAlias = "NDArray[Any]"
+StepClip: TypeAlias = "tuple[float, float, float]"
+
+
+class Kept(NamedTuple):
+    """What a training forward pass keeps for the backward pass, each entry or first axis one part.
+
+    Attributes
+    ----------
+    inputs : list of ndarray, (T, B, I) or (T, B, D*P)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H)
+        Cells are None where there is no cell state.
+    gates : ndarray, (L*D, T, B, 4, H), or None
+    masks : list of ndarray, (T, B, D*P)
+        What dropout multiplied the input of layers 1, 2, .. by; empty without dropout.
+    seeds : list of int
+        What each part drew from for recurrent dropout and zoneout; empty if it did not.
+    course : Course
+        Rows stand as they run.
+    first_step : int
+        What the draws count step 0 as.
+    starts : Starts or None
+        With it there are no cells and gates: they are computed again.
+    """
+
+    inputs: list[Array]
+    h_0: Array | None
+    c_0: Array | None
+    hidden: Array
+    cells: Array | None
+    gates: Array | None
+    masks: list[Array]
+    seeds: list[int]
+    course: Course
+    first_step: int = 0
+    starts: Starts | None = None
+
+    def draws(self, n: int) -> tuple[int, ...]:
+        """Return seed and first step of part n as the kernels take them; nothing if it does not draw."""
+        return (self.seeds[n], self.first_step) if self.seeds else ()
+
+    def between(self, begin: int, end: int) -> Kept:
+        """Return what a forward pass over steps [begin, end) would have kept; one direction."""
+        h_0, c_0 = self.h_0, self.c_0
+        if begin:
+            h_0 = self.hidden[:, begin - 1]
+            c_0 = None if self.cells is None else self.cells[:, begin - 1]
+        return Kept(
+            [x[begin:end] for x in self.inputs],
+            h_0,
+            c_0,
+            self.hidden[:, begin:end],
+            None if self.cells is None else self.cells[:, begin:end],
+            None if self.gates is None else self.gates[:, begin:end],
+            [mask[begin:end] for mask in self.masks],
+            self.seeds,
+            self.course.between(begin, end),
+            self.first_step + begin,
+        )
+
+    def last(self, steps: int) -> Kept:
+        """Return the last `steps` steps of one direction, or all if there are no more."""
+        T = len(self.inputs[0])
+        return self.between(max(0, T - steps), T)
+
+    def copied(self) -> Kept:
+        """Return the same in arrays of its own."""
+        return self._replace(
+            inputs=[x.copy() for x in self.inputs],
+            h_0=copy_of(self.h_0),
+            c_0=copy_of(self.c_0),
+            hidden=self.hidden.copy(),
+            cells=copy_of(self.cells),
+            gates=copy_of(self.gates),
+            masks=[mask.copy() for mask in self.masks],
+        )
+
+    def followed_by(self, other: Kept) -> Kept:
+        """Return this and what the steps after it have kept, in arrays of their own; one direction."""
+        shapes = [(len(kept.inputs[0]), *kept.inputs[0].shape[1:2]) for kept in (self, other)]
+        both = [kept.course.resets for kept in (self, other)]
+        resets = None
+        if any(both):
+            resets = (
+                np.concatenate(
+                    [r[0] if r else np.zeros(s, np.bool_) for r, s in zip(both, shapes, strict=True)]
+                ),
+            )
+        return Kept(
+            [np.concatenate(pair) for pair in zip(self.inputs, other.inputs, strict=True)],
+            copy_of(self.h_0),
+            copy_of(self.c_0),
+            np.concatenate([self.hidden, other.hidden], 1),
+            joined_steps(self.cells, other.cells),
+            joined_steps(self.gates, other.gates),
+            joined_masks(self, other),
+            [],
+            Course(resets=resets),
+        )
+
+
+class Slopes(NamedTuple):
+    """Gradients that a backward pass returns beside those of the parameters.
+
+    Attributes
+    ----------
+    x : ndarray, (T, B, I)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H)
+        c_0 is None where there is no cell state.
+    hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
+    clipped : ndarray of int64, (L*D, T, B, 3), or None
+        How many elements of each row each of the bounds held.
+    """
+
+    x: Array
+    h_0: Array
+    c_0: Array | None
+    hidden: Array | None
+    cells: Array | None
+    clipped: Array | None
+
+    def add(self, block: Slopes, begin: int, end: int) -> None:
+        """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
+        if begin and block.clipped is not None:
+            block.clipped[:, 0, :, :2] = 0  # handed to a state that is no part of the block
+        self.x[begin:end] += block.x
+        for total, part in (
+            (self.hidden, block.hidden),
+            (self.cells, block.cells),
+            (self.clipped, block.clipped),
+        ):
+            if total is not None:
+                total[:, begin:end] += part
+        for total, part in ((self.h_0, block.h_0), (self.c_0, block.c_0)):
+            if total is not None and begin == 0:
+                total += part
+
+    def counts(self, bounds: StepClip | None) -> dict[str, Array] | None:
+        """Return how many elements each of the finite bounds held at each step, (L*D, T)."""
+        if self.clipped is None or bounds is None:
+            return None
+        summed = self.clipped.sum(axis=2)
+        names = ("hidden", "cell", "gates")
+        return {name: summed[..., n] for n, name in enumerate(names) if bounds[n] < np.inf}
+
+
+class Wanted(NamedTuple):
+    """How a backward pass goes: with gradients of single steps, in blocks, clipped at bounds."""
+
+    steps: bool = False
+    truncate: tuple[int, int] | None = None
+    step_clip: StepClip | None = None
+
+
+def copy_of(array: Array | None) -> Array | None:
+    return None if array is None else array.copy()
+
+
+def joined_steps(first: Array | None, second: Array | None) -> Array | None:
+    """Return (L*D, T, ...) arrays one after the other in time."""
+    return None if first is None or second is None else np.concatenate([first, second], 1)
+
+
+def joined_masks(first: Kept, second: Kept) -> list[Array]:
+    """Return the masks one after the other in time; where only one has them, the other dropped nothing."""
+    if not first.masks and not second.masks:
+        return []
+    pairs = [kept.masks or [np.ones_like(h) for h in kept.hidden[:-1]] for kept in (first, second)]
+    return [np.concatenate(pair) for pair in zip(*pairs, strict=True)]
