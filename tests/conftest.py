@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 # Before NumPy is there: on a busy machine OpenBLAS's threads slow the reference's small products ten times.
@@ -18,3 +19,11 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("the compiled core is not built")
     with bptt.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures() -> Iterator[None]:
+    """Close the figures of a test: pyplot keeps them, and warns of many."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -129,7 +129,7 @@ FLOW = {
     "pictures": {"measure", "tape"},
     "story": {"clip", "dynamics", "init", "layers", "measure", "recurrent"},
     "story_picture": {"pictures", "story"},
-    "command": {"__init__", "dynamics", "measure", "story", "story_picture"},
+    "command": {"dynamics", "measure", "safetensors", "story", "story_picture"},
 }
 BY_NAME_IN_FLOW = {
     "monitor": {"tensorboard.summary"},

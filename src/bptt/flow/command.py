@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..safetensors import load
 from .dynamics import lyapunov_exponents
 from .measure import gradient_flow
 
@@ -110,11 +111,6 @@ def _own(args: argparse.Namespace) -> None:
 
 
 def _loaded(path: str) -> Any:
-    import bptt
-
-    load: Any = getattr(bptt, "load", None)
-    if load is None:
-        raise _Refused("--layer: this version has no bptt.load")
     try:
         return load(path)
     except OSError as error:
