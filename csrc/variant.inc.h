@@ -3,7 +3,7 @@
  *
  * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
- * for small hidden sizes), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
+ * for small hidden sizes in float32), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
  * (rows of a 2-vector tile), LONE_BLOCKS (hidden blocks a single row works on at once).
  */
 #include "bptt.h"
@@ -59,44 +59,28 @@
 #define REAL_BITS 32
 #define SUFFIX _f32_half
 #include "bodies.inc.h"
-#undef SUFFIX
-#undef REAL_BITS
-#undef REAL
-
-#define REAL double
-#define REAL_BITS 64
-#define SUFFIX _f64_half
-#include "bodies.inc.h"
 
 /* Half registers run as many numbers a cycle as whole ones and pad less: H = 20 takes 24 lanes in place of 32. They
- * serve where that spares a half register, up to a size where the padding no longer shows. */
+ * serve where that spares a half register, up to a size where the padding no longer shows. For float32 alone: float64
+ * pads half as much, and its second set would be an eighth of the wheel. */
 enum { HALF_BLOCKS = 8 };
-#define CHOOSE(type, op, dtype, arguments)                                                                             \
-  static type op##dtype##_any arguments {                                                                              \
-    int64_t lanes = FULL_BYTES / (int64_t)sizeof(REAL##dtype), last = (p->H - 1) % lanes;                              \
-    return last < lanes / 2 && p->H <= HALF_BLOCKS * lanes ? op##dtype##_half ARGS_##op : op##dtype ARGS_##op;         \
+#define CHOOSE(type, op, parameters, arguments)                                                                        \
+  static type op##_f32_any parameters {                                                                                \
+    int64_t lanes = FULL_BYTES / (int64_t)sizeof(float), last = (p->H - 1) % lanes;                                    \
+    return last < lanes / 2 && p->H <= HALF_BLOCKS * lanes ? op##_f32_half arguments : op##_f32 arguments;             \
   }
-#define REAL_f32 float
-#define REAL_f64 double
-#define ARGS_workspace (p, op)
-#define ARGS_pack (p, packed)
-#define ARGS_forward (p)
-#define ARGS_backward (p)
-#define CHOOSE_ALL(dtype)                                                                                              \
-  CHOOSE(int64_t, workspace, dtype, (const bptt_problem *p, bptt_op op))                                               \
-  CHOOSE(void, pack, dtype, (const bptt_problem *p, void *packed))                                                     \
-  CHOOSE(bptt_status, forward, dtype, (const bptt_problem *p))                                                         \
-  CHOOSE(bptt_status, backward, dtype, (const bptt_problem *p))
-CHOOSE_ALL(_f32)
-CHOOSE_ALL(_f64)
-#define TABLE_SUFFIX(dtype) dtype##_any
+CHOOSE(int64_t, workspace, (const bptt_problem *p, bptt_op op), (p, op))
+CHOOSE(void, pack, (const bptt_problem *p, void *packed), (p, packed))
+CHOOSE(bptt_status, forward, (const bptt_problem *p), (p))
+CHOOSE(bptt_status, backward, (const bptt_problem *p), (p))
+#define SUFFIX_f32 _f32_any
 #else
-#define TABLE_SUFFIX(dtype) dtype
+#define SUFFIX_f32 _f32
 #endif
 
 #define KERNELS_(suffix)                                                                                               \
   {PASTE(workspace, suffix), PASTE(pack, suffix), PASTE(forward, suffix), PASTE(backward, suffix)}
-#define KERNELS(dtype) KERNELS_(TABLE_SUFFIX(dtype))
+#define KERNELS(suffix) KERNELS_(suffix)
 #define STRING_(name) #name
 #define STRING(name) STRING_(name)
 #define TABLE__(variant, cell) bptt_kernels_##variant##_##cell
@@ -105,7 +89,7 @@ CHOOSE_ALL(_f64)
 
 #ifdef CELL
 extern const bptt_kernels TABLE(CELL)[2];
-const bptt_kernels TABLE(CELL)[2] = {KERNELS(_f32), KERNELS(_f64)};
+const bptt_kernels TABLE(CELL)[2] = {KERNELS(SUFFIX_f32), KERNELS(_f64)};
 #else
 extern const bptt_kernels TABLE(lstm)[2], TABLE(gru)[2], TABLE(rnn)[2];
 extern const bptt_variant PASTE(bptt_variant_, VARIANT);
