@@ -42,26 +42,33 @@ typedef struct {
   int64_t c_pitch, h_pitch;
 } NAME(backward_step);
 
-/* What the tape says of `lanes` units from `unit` of row b. */
-INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+/* Gates of `lanes` units from `unit` of row b from the tape; c_t before zoneout, and c_{t-1}, where there are any. */
+INLINE void NAME(read_tape)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec saved[4], vec *c,
+                            vec *c_prev) {
   const bptt_problem *p = s->job->p;
   int64_t H = p->H, row = s->t * p->B + b;
-  int reset = is_reset(p, s->t, b);
-  vec saved[4], c = {0}, c_prev = {0}, h = {0}, h_prev = {0};
   UNROLL for (int n = 0; n < SAVED; n++) saved[n] =
       vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
-  if (HAS_CELL_STATE) {
-    c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
-    c_prev = vload_n((reset ? s->job->zero : s->c_prev + b * s->c_pitch) + unit, lanes);
-  }
-  if (READS_H_PREV)
-    h_prev = vload_n((reset ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
-  if (READS_H)
-    h = vload_n((const REAL *)p->output + row * H + unit, lanes);
 #if HAS_CELL_STATE
+  const REAL *before = is_reset(p, s->t, b) ? s->job->zero : s->c_prev + b * s->c_pitch;
+  *c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
+  *c_prev = vload_n(before + unit, lanes);
   if (__builtin_expect(s->zone.on, 0))
-    c = NAME(cell_next)(saved, c_prev, &s->job->options);
+    *c = NAME(cell_next)(saved, *c_prev, &s->job->options);
+#else
+  (void)c, (void)c_prev;
 #endif
+}
+
+/* What the gradients of those units are multiplied by. */
+INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+  const bptt_problem *p = s->job->p;
+  vec saved[4], c = {0}, c_prev = {0}, h = {0}, h_prev = {0};
+  NAME(read_tape)(s, b, unit, lanes, saved, &c, &c_prev);
+  if (READS_H_PREV)
+    h_prev = vload_n((is_reset(p, s->t, b) ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
+  if (READS_H)
+    h = vload_n((const REAL *)p->output + (s->t * p->B + b) * p->H + unit, lanes);
   return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
 }
 
@@ -134,15 +141,9 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
 /* With a projection: what went into it; and with zoneout and peepholes c_t before zoneout. From the tape again. */
 INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
   const NAME(backward_job) *job = s->job;
-  const bptt_problem *p = job->p;
-  int64_t H = p->H, row = s->t * p->B + b, at = (s->slot * p->B + b) * H + unit;
-  vec saved[SAVED], c = vload_n((const REAL *)p->cells + row * H + unit, lanes), z[GATES];
-  for (int n = 0; n < SAVED; n++)
-    saved[n] = vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
-  if (s->zone.on) {
-    const REAL *c_prev = is_reset(p, s->t, b) ? job->zero : s->c_prev + b * s->c_pitch;
-    c = NAME(cell_next)(saved, vload_n(c_prev + unit, lanes), &job->options);
-  }
+  int64_t at = (s->slot * job->p->B + b) * job->p->H + unit;
+  vec saved[4], c, c_prev, z[GATES];
+  NAME(read_tape)(s, b, unit, lanes, saved, &c, &c_prev);
   z[0] = saved[SAVED - 1], z[1] = c;
   if (job->middle)
     vstore_n(job->middle + at, NAME(cell_leave)(z, &job->options), lanes);
@@ -170,7 +171,7 @@ INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
   return s->dz_next && is_reset(s->job->p, s->t + 1, b);
 }
 
-/* What flows back to LANES numbers of h_t of row b from step t+1: a sum of products, if there is a step t+1. */
+/* What flows back to `lanes` numbers of h_t of row b from step t+1: a sum of products, if there is a step t+1. */
 INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, const REAL *sum) {
   const NAME(backward_job) *job = s->job;
   if (NAME(is_cut)(s, b))
@@ -180,6 +181,15 @@ INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t un
   if (HAS_CELL_STATE && __builtin_expect(job->mask != NULL, 0))
     return vload(sum) * vload_n(job->mask + b * job->W + unit, lanes); /* (L34) */
   return vload(sum);
+}
+
+/* (L18): dz of step t+1 against the panel of weight_hh whose first column is `first`, rows b .. b+rows-1. */
+INLINE void NAME(recurrent_sums)(const NAME(backward_step) * s, int rows, int vecs, REAL *sum, int64_t b, int64_t first,
+                                 const NAME(ahead) (*ahead)[2], int64_t units) {
+  const NAME(backward_job) *job = s->job;
+  const int64_t H = job->p->H;
+  NAME(gate_sums)(rows, vecs, job->hh_gates, sum, H, s->dz_next + b * job->pitch + HH_FIRST * H, job->pitch,
+                  job->hh + first * job->hh_gates * H, ahead, units);
 }
 
 /* Row b alone, one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
@@ -198,6 +208,7 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   else if (s->dz_next)
     NAME(gate_sum_one)(V, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H,
                        job->hh + first * job->hh_gates * p->H);
+  /* flows_back() on registers, asked once for all vectors: inside the loop below it costs a lone chain 14 %. */
   if (!s->dh && NAME(is_cut)(s, b)) {
     UNROLL for (int v = 0; v < V; v++) sum[v] = (vec){0};
   }
@@ -214,27 +225,24 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   }
 }
 
-/* `units` numbers, a panel's width at most, wherever the cache lines begin. */
-INLINE void NAME(prefetch)(const REAL *p, int64_t units) {
-  for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL))
-    __builtin_prefetch(p + unit, 0, 2);
-  __builtin_prefetch(p + units - 1, 0, 2);
-}
-
-/* The tape of a block of rows, so that it is near once the products are done. c_t is: step t+1 has read it. */
-static void NAME(prefetch_tape)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first) {
+/* The tape of rows from b on, so that it is near once the products are done. c_t is: step t+1 has read it. */
+INLINE void NAME(name_tape)(const NAME(backward_step) * s, int64_t b, int64_t first, NAME(ahead) ahead[4][2]) {
   const bptt_problem *p = s->job->p;
-  int64_t H = p->H, units = min_i64(WIDE_VECS * LANES, H - first);
-  for (int64_t row = s->t * p->B + b; rows-- > 0; row++, b++) {
-    for (int n = 0; n < SAVED; n++)
-      NAME(prefetch)((const REAL *)p->gates + (row * SAVED + n) * H + first, units);
-    if (HAS_CELL_STATE)
-      NAME(prefetch)(s->c_prev + b * s->c_pitch + first, units);
-    if (READS_H_PREV)
-      NAME(prefetch)(s->h_prev + b * s->h_pitch + first, units);
-    if (p->d_output && !s->dh)
-      NAME(prefetch)((const REAL *)p->d_output + row * H + first, units);
-  }
+  int64_t H = p->H, row = s->t * p->B + b;
+  memset(ahead, 0, 8 * sizeof ahead[0][0]);
+  int at = 0;
+#define ADD(base, step) (ahead[at % MATRIX_GATES][at / MATRIX_GATES] = (NAME(ahead)){base, step}, at++)
+  for (int n = 0; n < SAVED; n++)
+    ADD((const REAL *)p->gates + (row * SAVED + n) * H + first, SAVED * H);
+  if (HAS_CELL_STATE)
+    ADD(s->c_prev + b * s->c_pitch + first, s->c_pitch);
+  if (READS_H_PREV)
+    ADD(s->h_prev + b * s->h_pitch + first, s->h_pitch);
+  if (READS_H)
+    ADD((const REAL *)p->output + row * H + first, H);
+  if (p->d_output && !s->dh)
+    ADD((const REAL *)p->d_output + row * H + first, H);
+#undef ADD
 }
 
 /* The same for rows b .. b+rows-1. */
@@ -242,20 +250,20 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
-  if (HAS_CELL_STATE && s->dh) {
-    NAME(prefetch_tape)(s, rows, b, first);
-    NAME(gate_sums)(rows, vecs, 1, sum, job->W, s->dh + b * job->dh_pitch, job->dh_pitch, job->second + first * job->W);
-  } else if (s->dz_next) {
-    NAME(prefetch_tape)(s, rows, b, first);
-    NAME(gate_sums)(rows, vecs, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H, job->pitch,
-                    job->hh + first * job->hh_gates * p->H);
-  }
+  int64_t units = min_i64(WIDE_VECS * LANES, p->H - first);
+  NAME(ahead) ahead[4][2];
+  NAME(name_tape)(s, b, first, ahead);
+  if (HAS_CELL_STATE && s->dh)
+    NAME(gate_sums)(rows, vecs, 1, sum, job->W, s->dh + b * job->dh_pitch, job->dh_pitch, job->second + first * job->W,
+                    ahead, units);
+  else if (s->dz_next)
+    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, ahead, units);
   for (int r = 0; r < rows; r++) {
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES;
       int lanes = (int)min_i64(LANES, p->H - unit);
-      vec dh_rec = HAS_CELL_STATE && s->dh ? vload(sum + (r * vecs + v) * LANES)
-                                           : NAME(flows_back)(s, b + r, unit, lanes, sum + (r * vecs + v) * LANES);
+      const REAL *of_unit = sum + (r * vecs + v) * LANES;
+      vec dh_rec = HAS_CELL_STATE && s->dh ? vload(of_unit) : NAME(flows_back)(s, b + r, unit, lanes, of_unit);
       if (lanes == LANES) {
         NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
         NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
@@ -270,7 +278,7 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
 NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     int64_t first = panel * WIDE_VECS * LANES;
-    int vecs = NAME(wide_vecs)(s->job->p->H, panel);
+    int vecs = NAME(panel_vecs)(s->job->p->H, panel, WIDE_VECS);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
       if (n > 1)
@@ -295,15 +303,14 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
   const vec bound = vset1((REAL)job->options.proj_clip);
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   if (s->dz_next)
-    NAME(gate_sums)(rows, vecs, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H, job->pitch,
-                    job->hh + first * job->hh_gates * p->H);
+    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, NULL, 0);
   for (int r = 0; r < rows; r++, b++) {
     int reset = is_reset(p, s->t, b);
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES, at = (s->t * p->B + b) * W + unit;
       int lanes = (int)min_i64(LANES, W - unit);
-      vec dh =
-          NAME(total_gradient)(s, b, unit, lanes, NAME(flows_back)(s, b, unit, lanes, sum + (r * vecs + v) * LANES));
+      vec dh_rec = NAME(flows_back)(s, b, unit, lanes, sum + (r * vecs + v) * LANES);
+      vec dh = NAME(total_gradient)(s, b, unit, lanes, dh_rec);
       vec kept = {0}, h_prev = {0};
       if (p->d_hidden)
         vstore_n((REAL *)p->d_hidden + at, dh, lanes);
@@ -326,7 +333,7 @@ NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range 
   for (int64_t panel = panels.begin; panel < panels.end; panel++)
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(wide_vecs)(s->job->W, panel));
+      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(panel_vecs)(s->job->W, panel, WIDE_VECS));
       b += n;
     }
 }
@@ -342,10 +349,11 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     int64_t first = panel * WIDE_VECS * LANES;
-    int vecs = NAME(wide_vecs)(H, panel);
+    int vecs = NAME(panel_vecs)(H, panel, WIDE_VECS);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H); /* (G23) */
+      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H, NULL,
+                      0); /* (G23) */
       for (int r = 0; r < n; r++, b++) {
         if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
           continue;

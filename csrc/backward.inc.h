@@ -81,6 +81,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
 static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, W = job->W;
+  range rows = share(p->B, rank, team->size);
   NAME(pack_wide)(job->hh, p->weight_hh, H, job->hh_gates, W, share(job->h_panels, rank, team->size), NAME(hh_rows));
   if (p->d_x)
     NAME(pack_wide)(job->ih, p->weight_ih, H, MATRIX_GATES, p->I, share(job->x_panels, rank, team->size),
@@ -88,10 +89,9 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
   if (job->second)
     NAME(pack_wide)(job->second, NAME(second_weights)(p), W, 1, H, share(job->panels, rank, team->size), NAME(hh_rows));
   if (job->mask)
-    NAME(draw_dropout)(p, job->mask, share(p->B, rank, team->size));
+    NAME(draw_dropout)(p, job->mask, rows);
   if (job->carry_h)
-    memset(job->carry_h + share(p->B, rank, team->size).begin * W, 0,
-           (size_t)((share(p->B, rank, team->size).end - share(p->B, rank, team->size).begin) * W) * sizeof(REAL));
+    memset(job->carry_h + rows.begin * W, 0, (size_t)((rows.end - rows.begin) * W) * sizeof(REAL));
   if (job->peephole)
     NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
@@ -203,9 +203,9 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.W = W;
   job.hh_gates = NAME(hh_gates)(p);
   job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
-  job.panels = NAME(wide_panels)(H);
-  job.h_panels = NAME(wide_panels)(W);
-  job.x_panels = NAME(wide_panels)(p->I);
+  job.panels = NAME(panel_count)(H, WIDE_VECS);
+  job.h_panels = NAME(panel_count)(W, WIDE_VECS);
+  job.x_panels = NAME(panel_count)(p->I, WIDE_VECS);
   job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
   job.pitch = GATES * H + pad;
   job.hh = arena_take(a, job.h_panels * WIDE_VECS * LANES * job.hh_gates, H * real);

@@ -59,10 +59,29 @@ INLINE void NAME(gate_sum_one)(int V, int gates, vec sum[V], int64_t H, const RE
     NAME(gate_sum_lone)(V, MATRIX_GATES, sum, H, dz, panel);
 }
 
+/* Rows of an array that the caller will read when the sums are done: `units` numbers each. NULL: none. */
+typedef struct {
+  const REAL *p;
+  int64_t pitch;
+} NAME(ahead);
+
+/* Asks for them. The empty assembly is for GCC 12, which takes a function that only prefetches for one without effect,
+ * and leaves its calls out. */
+static void NAME(prefetch_rows)(const NAME(ahead) * a, int64_t first, int rows, int64_t units) {
+  if (!a->p)
+    return;
+  __asm__ volatile("");
+  const REAL *p = a->p + first * a->pitch;
+  for (; rows > 0; rows--, p += a->pitch) {
+    for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL))
+      __builtin_prefetch(p + unit, 0, 3);
+  }
+}
+
 /* The first `gates` gates of up to ROW_BLOCK rows, H units each: sum[row][vecs][LANES], and as much again for scratch.
- */
+ * What the caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
 NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                              const REAL *panel) {
+                              const REAL *panel, const NAME(ahead) (*ahead)[2], int64_t units) {
   if (rows == 1) {
     vec lone[WIDE_VECS];
     if (vecs == 1)
@@ -77,6 +96,10 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
     for (int r = 0; r < rows;) {
       int n = (int)next_tile(rows - r, WIDE_ROWS);
       REAL *to = sum + r * vecs * LANES;
+      if (ahead) {
+        NAME(prefetch_rows)(&ahead[gate][0], r, n, units);
+        NAME(prefetch_rows)(&ahead[gate][1], r, n, units);
+      }
 #define CASE1(R) NAME(gate_tile)(R, 1, gate, to, H, dz + r * pitch, pitch, panel)
 #define CASE2(R) NAME(gate_tile)(R, 2, gate, to, H, dz + r * pitch, pitch, panel)
       if (vecs == 1) {

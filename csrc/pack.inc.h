@@ -115,14 +115,14 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) *
     NAME(pack_peephole)(w->peephole, p->weight_peephole, H, blocks);
 }
 
-/* Panels over the columns of a row-major (depth, width) matrix. */
-static int64_t NAME(wide_panels)(int64_t width) {
-  return ceil_div(ceil_div(width, LANES), WIDE_VECS);
+/* Panels of up to `vecs` vectors over `width` numbers. */
+static int64_t NAME(panel_count)(int64_t width, int vecs) {
+  return ceil_div(ceil_div(width, LANES), vecs);
 }
 
-/* Vectors in panel n: WIDE_VECS but for the last one. */
-static int NAME(wide_vecs)(int64_t width, int64_t n) {
-  return (int)min_i64(WIDE_VECS, ceil_div(width, LANES) - n * WIDE_VECS);
+/* Vectors in panel n of them: `vecs` but for the last one. */
+static int NAME(panel_vecs)(int64_t width, int64_t n, int vecs) {
+  return (int)min_i64(vecs, ceil_div(width, LANES) - n * vecs);
 }
 
 /* dst[k][vecs][LANES] = src[k*pitch + column ...], zeros past `width`. */
@@ -156,7 +156,7 @@ static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, in
                             int (*rows)(int)) {
   int64_t depth = gates * H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(wide_vecs)(width, n);
+    int vecs = NAME(panel_vecs)(width, n, WIDE_VECS);
     for (int gate = 0; gate < gates; gate++)
       NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth + gate * H * vecs * LANES, src + rows(gate) * H * width,
                        width, H, width, n * WIDE_VECS * LANES, vecs);
@@ -169,19 +169,14 @@ static const REAL *NAME(second_weights)(const bptt_problem *p) {
 }
 
 static int64_t NAME(second_panels)(const bptt_problem *p) {
-  return has_second(p) ? ceil_div(ceil_div(width_of(p), LANES), SECOND_VECS) : 0;
-}
-
-/* Vectors in panel n: SECOND_VECS but for the last one. */
-static int NAME(second_vecs)(const bptt_problem *p, int64_t n) {
-  return (int)min_i64(SECOND_VECS, ceil_div(width_of(p), LANES) - n * SECOND_VECS);
+  return has_second(p) ? NAME(panel_count)(width_of(p), SECOND_VECS) : 0;
 }
 
 /* Packs panels [panels.begin, panels.end) of them: dst[panel][k][vecs][LANES]. */
 static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * w, range panels) {
   int64_t H = p->H, W = width_of(p);
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(second_vecs)(p, n);
+    int vecs = NAME(panel_vecs)(W, n, SECOND_VECS);
     for (int v = 0; v < vecs; v++) {
       int64_t row = (n * SECOND_VECS + v) * LANES;
       NAME(pack_lanes)(w->second + n * SECOND_VECS * LANES * H + v * LANES, vecs * LANES,

@@ -37,9 +37,8 @@ INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_
 }
 
 NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
-  int64_t vecs = ceil_div(s->W, LANES);
   for (int64_t panel = s->second.begin; panel < s->second.end; panel++) {
-    int V = (int)min_i64(SECOND_VECS, vecs - panel * SECOND_VECS);
+    int V = NAME(panel_vecs)(s->W, panel, SECOND_VECS);
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
 #define CASE1(R) NAME(second_tile)(R, 1, s, b, panel)

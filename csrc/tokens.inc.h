@@ -6,11 +6,12 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
   REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
   int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(wide_vecs)(width, n);
+    int vecs = NAME(panel_vecs)(width, n, WIDE_VECS);
     int64_t column = n * WIDE_VECS * LANES;
     for (int64_t b = 0; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
-      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H);
+      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H, NULL,
+                      0);
       for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
           vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),

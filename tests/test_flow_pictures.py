@@ -40,6 +40,7 @@ def test_plot_of_flows_without_a_fit(x, tmp_path):
     with np.errstate(all="ignore"):
         ax = bptt.gradient_flow(bptt.LSTM(2, 3, bidirectional=True, dtype=np.float64), x).plot()
     ax.figure.savefig(tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,22 @@ from libc.stdint cimport int64_t, uintptr_t
 
 cnp.import_array()
 
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+    #if defined(MADV_HUGEPAGE)
+    #define advise_huge(memory, nbytes) ((void)madvise(memory, nbytes, MADV_HUGEPAGE))
+    #else
+    #define advise_huge(memory, nbytes) ((void)(memory), (void)(nbytes))
+    #endif
+    """
+    void advise_huge(void *memory, size_t nbytes) nogil
+
 cdef enum:
     ALIGNMENT = 64
+    HUGE = 2097152  # bytes of a huge page
     PIECES = 64  # kept at most
     AGE = 256  # blocks taken since, after which a piece goes back
     SMALL = 16384  # bytes below which an array is NumPy's own: the heap has them without new pages
@@ -81,25 +95,32 @@ cdef class Block:
 cdef Block take_block(int64_t nbytes):
     """Return a block of at least so many bytes."""
     cdef Block block = Block.__new__(Block)
+    cdef int fresh = False
     nbytes = rounded(nbytes)
     with mutex:
         block.start = find(&nbytes)
+    cdef int64_t alignment = HUGE if nbytes >= HUGE else ALIGNMENT
     if block.start == NULL:
-        block.start = PyMem_RawMalloc(nbytes + ALIGNMENT)
+        fresh = True
+        block.start = PyMem_RawMalloc(nbytes + alignment)
     if block.start == NULL:
         with mutex:
             trim(0)
-        block.start = PyMem_RawMalloc(nbytes + ALIGNMENT)
+        block.start = PyMem_RawMalloc(nbytes + alignment)
     if block.start == NULL:
         raise MemoryError(f"no {nbytes} bytes of memory")
     block.nbytes = nbytes
-    block.memory = <void *>((<uintptr_t>block.start + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1))
+    block.memory = <void *>((<uintptr_t>block.start + alignment - 1) & ~<uintptr_t>(alignment - 1))
+    if fresh and alignment == HUGE:
+        advise_huge(block.memory, nbytes)
     return block
 
 
 cdef int64_t rounded(int64_t nbytes) noexcept:
     """Up by an eighth at most, so that nearly equal sizes share their blocks."""
     cdef int64_t unit = 4096
+    if nbytes >= HUGE // 2:
+        unit = HUGE
     while unit * 16 < nbytes:
         unit *= 2
     return (nbytes + unit - 1) // unit * unit
