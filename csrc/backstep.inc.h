@@ -26,6 +26,7 @@ typedef struct {
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
+  int plain;     /* nothing that a step may have to look at is there: neither options nor counts nor steps=True */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
@@ -42,34 +43,43 @@ typedef struct {
   int64_t c_pitch, h_pitch;
 } NAME(backward_step);
 
+/* `plain`, known when this is compiled, in all of what follows: nothing of what job->plain stands for has to be looked
+ * at. Asking at each vector takes more instructions than the arithmetic, and fewer vectors overlap. */
+
+INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
+  return !plain && is_reset(s->job->p, t, b);
+}
+
 /* Gates of `lanes` units from `unit` of row b from the tape; c_t before zoneout, and c_{t-1}, where there are any. */
-INLINE void NAME(read_tape)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec saved[4], vec *c,
-                            vec *c_prev) {
+INLINE void NAME(read_tape)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain, vec saved[4],
+                            vec *c, vec *c_prev) {
   const bptt_problem *p = s->job->p;
   int64_t H = p->H, row = s->t * p->B + b;
   UNROLL for (int n = 0; n < SAVED; n++) saved[n] =
       vload_n((const REAL *)p->gates + (row * SAVED + n) * H + unit, lanes);
 #if HAS_CELL_STATE
-  const REAL *before = is_reset(p, s->t, b) ? s->job->zero : s->c_prev + b * s->c_pitch;
+  const REAL *before = NAME(starts_anew)(s, s->t, b, plain) ? s->job->zero : s->c_prev + b * s->c_pitch;
   *c = vload_n((const REAL *)p->cells + row * H + unit, lanes);
   *c_prev = vload_n(before + unit, lanes);
-  if (__builtin_expect(s->zone.on, 0))
+  if (!plain && __builtin_expect(s->zone.on, 0))
     *c = NAME(cell_next)(saved, *c_prev, &s->job->options);
 #else
-  (void)c, (void)c_prev;
+  (void)plain, (void)c, (void)c_prev;
 #endif
 }
 
 /* What the gradients of those units are multiplied by. */
-INLINE NAME(cell_slopes) NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes) {
+INLINE NAME(cell_slopes)
+    NAME(backward_slopes)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain) {
   const bptt_problem *p = s->job->p;
+  const cell_options none = {0};
   vec saved[4], c = {0}, c_prev = {0}, h = {0}, h_prev = {0};
-  NAME(read_tape)(s, b, unit, lanes, saved, &c, &c_prev);
+  NAME(read_tape)(s, b, unit, lanes, plain, saved, &c, &c_prev);
   if (READS_H_PREV)
-    h_prev = vload_n((is_reset(p, s->t, b) ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
+    h_prev = vload_n((NAME(starts_anew)(s, s->t, b, plain) ? s->job->zero : s->h_prev + b * s->h_pitch) + unit, lanes);
   if (READS_H)
     h = vload_n((const REAL *)p->output + (s->t * p->B + b) * p->H + unit, lanes);
-  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, &s->job->options);
+  return NAME(cell_slopes_of)(saved, c, c_prev, h, h_prev, plain ? &none : &s->job->options);
 }
 
 /* Leaves in place of the gradient that reaches h_t the part that goes on into the cell; the rest goes to h_{t-1}. */
@@ -81,45 +91,49 @@ INLINE vec NAME(through_zone)(const NAME(backward_step) * s, int64_t b, int64_t 
 }
 
 /* What units of row b are clipped to in step t. */
-INLINE NAME(step_clip) NAME(clip_at)(const NAME(backward_job) * job, int64_t t, int64_t b) {
+INLINE NAME(step_clip) NAME(clip_at)(const NAME(backward_job) * job, int64_t t, int64_t b, int plain) {
   const bptt_problem *p = job->p;
+  if (plain)
+    return (NAME(step_clip)){0};
   int64_t *count = p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
   return (NAME(step_clip)){p->step_clip, count, job->plan.split == BPTT_SPLIT_HIDDEN};
 }
 
 /* The gradient that reaches h_t: its own, and what flows back from step t+1. (L11) (G9) */
-INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, vec dh_rec) {
+INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain,
+                                vec dh_rec) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t at = (s->t * p->B + b) * job->W + unit;
   if (CARRIES_H)
     dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
-  if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
+  if (HAS_CELL_STATE && !plain && __builtin_expect(s->zone.on, 0))
     dh_rec = dh_rec + vload_n(job->carry_h + b * job->W + unit, lanes);
-  if (s->dz_next) {
-    NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b);
+  if (!plain && s->dz_next) {
+    NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b, plain);
     dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
   }
-  return p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
+  return plain || p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
 }
 
 /* Step t of those units, given what flows back from step t+1; with a projection, what comes through it. */
-INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes,
+INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain,
                                 const NAME(cell_slopes) * slopes, vec dh_rec) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
-  int reset = is_reset(p, s->t, b), projected = HAS_CELL_STATE && s->dh, zoned = HAS_CELL_STATE && s->zone.on;
-  const REAL *peephole = job->peephole ? job->peephole + unit * 3 : NULL;
+  int reset = NAME(starts_anew)(s, s->t, b, plain), projected = HAS_CELL_STATE && !plain && s->dh;
+  int zoned = HAS_CELL_STATE && !plain && s->zone.on;
+  const REAL *peephole = !plain && job->peephole ? job->peephole + unit * 3 : NULL;
   REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
-  vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, dh_rec), into = dh, dc = dh, kept = dh;
+  vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, plain, dh_rec), into = dh, dc = dh, kept = dh;
   if (HAS_CELL_STATE || CARRIES_H)
     dc = vload_n(carry, lanes);
   if (__builtin_expect(zoned, 0)) {
     into = projected ? dh : NAME(through_zone)(s, b, unit, lanes, dh, reset);
     kept = NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit);
   }
-  NAME(step_clip) clip = NAME(clip_at)(job, s->t, b);
+  NAME(step_clip) clip = NAME(clip_at)(job, s->t, b, plain);
   NAME(cell_gradient) d = NAME(cell_backward)(slopes, into, zoned ? (vset1(1) - kept) * dc : dc, peephole, &clip);
   if (__builtin_expect(zoned, 0)) {
     d.carry = vfma(kept, dc, d.carry); /* (L28) */
@@ -130,9 +144,9 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
     vec handed = reset ? (vec){0} : d.carry;
     vstore_n(carry, HAS_CELL_STATE ? NAME(clipped)(&clip, BPTT_CLIP_CELL, handed) : handed, lanes);
   }
-  if (p->d_hidden && !projected)
+  if (!plain && p->d_hidden && !projected)
     vstore_n((REAL *)p->d_hidden + at, d.h, lanes);
-  if (HAS_CELL_STATE && p->d_cells)
+  if (HAS_CELL_STATE && !plain && p->d_cells)
     vstore_n((REAL *)p->d_cells + at, d.c, lanes);
 }
 
@@ -143,7 +157,7 @@ INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t u
   const NAME(backward_job) *job = s->job;
   int64_t at = (s->slot * job->p->B + b) * job->p->H + unit;
   vec saved[4], c, c_prev, z[GATES];
-  NAME(read_tape)(s, b, unit, lanes, saved, &c, &c_prev);
+  NAME(read_tape)(s, b, unit, lanes, 0, saved, &c, &c_prev);
   z[0] = saved[SAVED - 1], z[1] = c;
   if (job->middle)
     vstore_n(job->middle + at, NAME(cell_leave)(z, &job->options), lanes);
@@ -172,8 +186,11 @@ INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
 }
 
 /* What flows back to `lanes` numbers of h_t of row b from step t+1: a sum of products, if there is a step t+1. */
-INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, const REAL *sum) {
+INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain,
+                            const REAL *sum) {
   const NAME(backward_job) *job = s->job;
+  if (plain)
+    return vload(sum);
   if (NAME(is_cut)(s, b))
     return (vec){0};
   if (!s->dz_next)
@@ -200,7 +217,7 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   vec sum[V];
   UNROLL for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
-    slopes[v] = NAME(backward_slopes)(s, b, first + v * LANES, lanes);
+    slopes[v] = NAME(backward_slopes)(s, b, first + v * LANES, lanes, 0);
     sum[v] = s->dz_next || s->dh ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
   }
   if (HAS_CELL_STATE && __builtin_expect(s->dh != NULL, 0))
@@ -219,33 +236,55 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   UNROLL for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
     if (lanes == LANES)
-      NAME(backward_unit)(s, b, first + v * LANES, LANES, &slopes[v], sum[v]);
+      NAME(backward_unit)(s, b, first + v * LANES, LANES, 0, &slopes[v], sum[v]);
     else
-      NAME(backward_unit)(s, b, first + v * LANES, lanes, &slopes[v], sum[v]);
+      NAME(backward_unit)(s, b, first + v * LANES, lanes, 0, &slopes[v], sum[v]);
   }
 }
 
-/* The tape of rows from b on, so that it is near once the products are done. c_t is: step t+1 has read it. */
+/* The tape of rows from b on, so that it is near once the products are done. */
 INLINE void NAME(name_tape)(const NAME(backward_step) * s, int64_t b, int64_t first, NAME(ahead) ahead[4][2]) {
   const bptt_problem *p = s->job->p;
   int64_t H = p->H, row = s->t * p->B + b;
   memset(ahead, 0, 8 * sizeof ahead[0][0]);
   int at = 0;
-#define ADD(base, step) (ahead[at % MATRIX_GATES][at / MATRIX_GATES] = (NAME(ahead)){base, step}, at++)
+#define ADD(base, step, touch) (ahead[at % MATRIX_GATES][at / MATRIX_GATES] = (NAME(ahead)){base, step, touch}, at++)
   for (int n = 0; n < SAVED; n++)
-    ADD((const REAL *)p->gates + (row * SAVED + n) * H + first, SAVED * H);
-  if (HAS_CELL_STATE)
-    ADD(s->c_prev + b * s->c_pitch + first, s->c_pitch);
+    ADD((const REAL *)p->gates + (row * SAVED + n) * H + first, SAVED * H, 0);
+  if (HAS_CELL_STATE) {
+    ADD((const REAL *)p->cells + row * H + first, H, 0);
+    ADD(s->c_prev + b * s->c_pitch + first, s->c_pitch, 0);
+  }
   if (READS_H_PREV)
-    ADD(s->h_prev + b * s->h_pitch + first, s->h_pitch);
+    ADD(s->h_prev + b * s->h_pitch + first, s->h_pitch, 0);
   if (READS_H)
-    ADD((const REAL *)p->output + row * H + first, H);
+    ADD((const REAL *)p->output + row * H + first, H, 0);
   if (p->d_output && !s->dh)
-    ADD((const REAL *)p->d_output + row * H + first, H);
+    ADD((const REAL *)p->d_output + row * H + first, H, 1);
 #undef ADD
 }
 
-/* The same for rows b .. b+rows-1. */
+/* (L11)-(L17) of rows b .. b+rows-1, given the sums of (L18). */
+INLINE void NAME(backward_cells)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs,
+                                 const REAL *sum, int plain) {
+  for (int64_t end = b + rows; b < end; b++) {
+    for (int v = 0; v < vecs; v++, sum += LANES) {
+      int64_t unit = first + v * LANES;
+      int lanes = (int)min_i64(LANES, s->job->p->H - unit);
+      int projected = HAS_CELL_STATE && !plain && s->dh;
+      vec dh_rec = projected ? vload(sum) : NAME(flows_back)(s, b, unit, lanes, plain, sum);
+      if (lanes == LANES) {
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b, unit, LANES, plain);
+        NAME(backward_unit)(s, b, unit, LANES, plain, &slopes, dh_rec);
+      } else {
+        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b, unit, lanes, plain);
+        NAME(backward_unit)(s, b, unit, lanes, plain, &slopes, dh_rec);
+      }
+    }
+  }
+}
+
+/* Rows b .. b+rows-1, one panel: (L18) of step t+1, then (L11)-(L17) of step t. */
 NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
@@ -258,21 +297,10 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
                     ahead, units);
   else if (s->dz_next)
     NAME(recurrent_sums)(s, rows, vecs, sum, b, first, ahead, units);
-  for (int r = 0; r < rows; r++) {
-    for (int v = 0; v < vecs; v++) {
-      int64_t unit = first + v * LANES;
-      int lanes = (int)min_i64(LANES, p->H - unit);
-      const REAL *of_unit = sum + (r * vecs + v) * LANES;
-      vec dh_rec = HAS_CELL_STATE && s->dh ? vload(of_unit) : NAME(flows_back)(s, b + r, unit, lanes, of_unit);
-      if (lanes == LANES) {
-        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, LANES);
-        NAME(backward_unit)(s, b + r, unit, LANES, &slopes, dh_rec);
-      } else {
-        NAME(cell_slopes) slopes = NAME(backward_slopes)(s, b + r, unit, lanes);
-        NAME(backward_unit)(s, b + r, unit, lanes, &slopes, dh_rec);
-      }
-    }
-  }
+  if (job->plain && s->dz_next)
+    NAME(backward_cells)(s, rows, b, first, vecs, sum, 1);
+  else
+    NAME(backward_cells)(s, rows, b, first, vecs, sum, 0);
 }
 
 NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
@@ -309,8 +337,8 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
     for (int v = 0; v < vecs; v++) {
       int64_t unit = first + v * LANES, at = (s->t * p->B + b) * W + unit;
       int lanes = (int)min_i64(LANES, W - unit);
-      vec dh_rec = NAME(flows_back)(s, b, unit, lanes, sum + (r * vecs + v) * LANES);
-      vec dh = NAME(total_gradient)(s, b, unit, lanes, dh_rec);
+      vec dh_rec = NAME(flows_back)(s, b, unit, lanes, 0, sum + (r * vecs + v) * LANES);
+      vec dh = NAME(total_gradient)(s, b, unit, lanes, 0, dh_rec);
       vec kept = {0}, h_prev = {0};
       if (p->d_hidden)
         vstore_n((REAL *)p->d_hidden + at, dh, lanes);
@@ -357,7 +385,7 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
       for (int r = 0; r < n; r++, b++) {
         if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
           continue;
-        NAME(step_clip) clip = NAME(clip_at)(job, s->t, b);
+        NAME(step_clip) clip = NAME(clip_at)(job, s->t, b, 0);
         for (int v = 0; v < vecs; v++) {
           int64_t unit = first + v * LANES;
           int lanes = (int)min_i64(LANES, H - unit);

@@ -98,7 +98,7 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
 
 /* What step 0 hands to the initial h of row b, clipped. */
 static void NAME(clip_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t b) {
-  NAME(step_clip) clip = NAME(clip_at)(job, 0, b);
+  NAME(step_clip) clip = NAME(clip_at)(job, 0, b, 0);
   for (int64_t unit = 0; unit < job->W; unit += LANES) {
     int lanes = (int)min_i64(LANES, job->W - unit);
     vstore_n(d_h_0 + unit, NAME(clipped)(&clip, BPTT_CLIP_HIDDEN, vload_n(d_h_0 + unit, lanes)), lanes);
@@ -233,6 +233,8 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
+  job.plain = p->d_output && !p->d_hidden && !p->d_cells && !p->resets && !p->step_clip && !p->weight_peephole &&
+              !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special;
   return job;
 }
 

@@ -59,22 +59,28 @@ INLINE void NAME(gate_sum_one)(int V, int gates, vec sum[V], int64_t H, const RE
     NAME(gate_sum_lone)(V, MATRIX_GATES, sum, H, dz, panel);
 }
 
-/* Rows of an array that the caller will read when the sums are done: `units` numbers each. NULL: none. */
+/* Rows of an array that the caller will read when the sums are done: `units` numbers each. NULL: none. Of memory in
+ * small pages (`touch`) a line is read, not prefetched: Zen 4 drops prefetches whose page is not in its first TLB. */
 typedef struct {
   const REAL *p;
   int64_t pitch;
+  int touch;
 } NAME(ahead);
 
-/* Asks for them. The empty assembly is for GCC 12, which takes a function that only prefetches for one without effect,
- * and leaves its calls out. */
+/* Asks for them, into L2: prefetched to L1 they were gone again from both (measured). The empty assembly is for GCC 12,
+ * which takes a function that only prefetches for one without effect, and leaves its calls out. */
 static void NAME(prefetch_rows)(const NAME(ahead) * a, int64_t first, int rows, int64_t units) {
   if (!a->p)
     return;
   __asm__ volatile("");
   const REAL *p = a->p + first * a->pitch;
   for (; rows > 0; rows--, p += a->pitch) {
-    for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL))
-      __builtin_prefetch(p + unit, 0, 3);
+    for (int64_t unit = 0; unit < units; unit += 64 / (int64_t)sizeof(REAL)) {
+      if (a->touch)
+        (void)*(const volatile REAL *)(p + unit);
+      else
+        __builtin_prefetch(p + unit, 0, 2);
+    }
   }
 }
 
