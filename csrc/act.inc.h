@@ -10,7 +10,9 @@
  */
 #undef vsigmoid
 #undef vtanh
+#undef vtanh_sigmoid
 #undef exp_parts
+#define vtanh_sigmoid NAME(vtanh_sigmoid)
 #define vsigmoid NAME(vsigmoid)
 #define vtanh NAME(vtanh)
 #define exp_parts NAME(exp_parts)
@@ -43,52 +45,70 @@
  * into the constants without rounding.
  *
  * With t = scale * x = n ln(2) + r, *power is 2^n. Adding ROUND rounds to an integer and leaves n plus the exponent
- * bias in the low bits, ready to be shifted into place; the lowest n makes *power zero, the highest infinity. `wide`
- * takes ln(2) in two parts, which keeps the relative accuracy where n is large; tanh is flat there and needs only one.
+ * bias in the low bits, ready to be shifted into place; the lowest n makes *power zero, the highest infinity. ln(2)
+ * comes in two parts where n may be large, to keep the relative accuracy; tanh is flat there and needs only one.
  * exp(r) - 1 = r + r^2 (..) leaves it to the caller to add the 1 last: that is what makes the results monotone, where
  * Horner's rule to the end slips by a bit now and then. Terms in pairs (Estrin) cost no more and wait half as long.
  */
-INLINE vec exp_parts(vec x, REAL scale, int wide, vec *power) {
+INLINE vec exp_parts(vec x, vec scale, vec ln2, const vec *ln2_low, vec *power) {
   static const REAL terms[] = {EXP_TERMS};
   enum { TOP = sizeof(terms) / sizeof(*terms) - 1 };
-  REAL weight[TOP + 1] = {scale};
+  vec weight[TOP + 1] = {scale};
   UNROLL for (int k = 1; k <= TOP; k++) weight[k] = weight[k - 1] * scale;
-  const vec shifted = vfma(x, vset1(scale * LOG2_E), vset1(ROUND));
+  const vec shifted = vfma(x, scale * vset1(LOG2_E), vset1(ROUND));
   const vec n = shifted - vset1(ROUND);
   *power = (vec)((ivec)shifted << MANTISSA_BITS);
-  vec r = vfma(n, vset1((wide ? -LN2_HIGH : -LN2) / scale), x); /* over scale, as the result */
-  if (wide)
-    r = vfma(n, vset1(-LN2_LOW / scale), r);
+  vec r = vfma(n, -ln2 / scale, x); /* over scale, as the result */
+  if (ln2_low)
+    r = vfma(n, -*ln2_low / scale, r);
   const vec r2 = r * r;
-  vec p = vset1(terms[TOP] * weight[TOP]);
+  vec p = vset1(terms[TOP]) * weight[TOP];
   if (TOP % 2)
-    p = vfma(r, p, vset1(terms[TOP - 1] * weight[TOP - 1]));
+    p = vfma(r, p, vset1(terms[TOP - 1]) * weight[TOP - 1]);
   UNROLL for (int k = TOP / 2 * 2; k > 0; k -= 2) {
-    const vec pair = vfma(r, vset1(terms[k - 1] * weight[k - 1]), vset1(terms[k - 2] * weight[k - 2]));
+    const vec pair = vfma(r, vset1(terms[k - 1]) * weight[k - 1], vset1(terms[k - 2]) * weight[k - 2]);
     p = vfma(r2, p, pair);
   }
   return vfma(r2, p, r);
 }
 
+#define SIGMOID_LOW (REAL_BITS == 32 ? -89 : -710) /* power is infinite here, the result 0 */
+#define SIGMOID_HIGH (REAL_BITS == 32 ? 88 : 709)  /* power is 0 here, the result 1 */
+#define TANH_FLAT (REAL_BITS == 32 ? 10 : 20)      /* the result is 1 from here on */
+
 /* 1 / (1 + exp(-x)): relative accuracy down to the smallest normal number. */
 INLINE vec vsigmoid(vec x) {
-  const vec low = vset1(REAL_BITS == 32 ? -89 : -710); /* power is infinite here, the result 0 */
-  const vec high = vset1(REAL_BITS == 32 ? 88 : 709);  /* power is 0 here, the result 1 */
-  const vec one = vset1(1);
+  const vec one = vset1(1), low = vset1(LN2_LOW);
   vec power;
-  const vec rise = exp_parts(vmin(high, vmax(low, x)), -1, 1, &power);
+  const vec a = vmin(vset1(SIGMOID_HIGH), vmax(vset1(SIGMOID_LOW), x));
+  const vec rise = exp_parts(a, -one, vset1(LN2_HIGH), &low, &power);
   return one / vfma(one - rise, power, one);
 }
 
 /* With a = |x| and m = 1 - exp(-2a): m / (2 - m). Where exp's power of two is 1, m is the rise of exp alone, so nothing
  * cancels for small a; and as m grows the numerator grows and the denominator falls, so the quotient is monotone. */
 INLINE vec vtanh(vec x) {
-  const vec a = vmin(vset1(REAL_BITS == 32 ? 10 : 20), vabs(x));
+  const vec one = vset1(1), two = vset1(2);
   vec power;
-  const vec rise = exp_parts(a, -2, 0, &power);
-  const vec m = vfma(rise, power + power, vset1(1) - power);
-  const vec y = m / (vset1(2) - m);
+  const vec rise = exp_parts(vmin(vset1(TANH_FLAT), vabs(x)), -two, vset1(LN2), NULL, &power);
+  const vec m = vfma(rise, power + power, one - power);
+  const vec y = m / (two - m);
   return (vec)((ivec)y | ((ivec)x & SIGN_BIT));
+}
+
+/* tanh in the lanes of `t` (-1; 0 in the others), known when this is compiled, and sigmoid in the others, to the bit: one
+ * exponential and one division for gates that stand side by side. */
+INLINE vec vtanh_sigmoid(vec x, ivec t) {
+#define EITHER(a, b) ((vec)((t & (ivec)(a)) | (~t & (ivec)(b))))
+  const vec one = vset1(1), two = vset1(2), low = EITHER((vec){0}, vset1(LN2_LOW));
+  vec power;
+  const vec a = vmin(EITHER(vset1(TANH_FLAT), vset1(SIGMOID_HIGH)),
+                     vmax(vset1(SIGMOID_LOW), (vec)((ivec)x & ~(t & SIGN_BIT))));
+  const vec rise = exp_parts(a, EITHER(-two, -one), EITHER(vset1(LN2), vset1(LN2_HIGH)), &low, &power);
+  const vec m = vfma(rise, power + power, one - power);
+  const vec y = EITHER(m, one) / EITHER(two - m, vfma(one - rise, power, one));
+  return (vec)((ivec)y | ((ivec)x & t & SIGN_BIT));
+#undef EITHER
 }
 
 #undef MANTISSA_BITS
@@ -98,3 +118,6 @@ INLINE vec vtanh(vec x) {
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef EXP_TERMS
+#undef SIGMOID_LOW
+#undef SIGMOID_HIGH
+#undef TANH_FLAT

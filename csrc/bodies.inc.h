@@ -19,6 +19,10 @@
 
 #include "forward.inc.h"
 
+#if HAS_LONE && defined(HALF_BYTES) && VEC_BYTES == FULL_BYTES && REAL_BITS == 32
+#include "lone.inc.h"
+#endif
+
 #include "dz.inc.h"
 
 #include "backstep.inc.h"

@@ -17,6 +17,7 @@
 #define READS_H 0
 #define HAS_SECOND 1
 #define CANDIDATE_ALONE 1
+#define HAS_LONE 0
 #endif
 
 INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, const cell_options *o) {

@@ -12,6 +12,7 @@
 #define READS_H 0               /* the backward pass needs h_t */
 #define HAS_SECOND 1          /* a step may have a second product */
 #define CANDIDATE_ALONE 0     /* with reset_before that is the candidate's sum */
+#define HAS_LONE 1            /* lone.inc.h is of this cell */
 #endif
 
 #include "activate.inc.h"

@@ -12,6 +12,7 @@
 #define READS_H 1
 #define HAS_SECOND 0
 #define CANDIDATE_ALONE 0
+#define HAS_LONE 0
 #endif
 
 #include "activate.inc.h"

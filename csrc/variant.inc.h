@@ -64,15 +64,57 @@
  * serve where that spares a half register, up to a size where the padding no longer shows. For float32 alone: float64
  * pads half as much, and its second set would be an eighth of the wheel. */
 enum { HALF_BLOCKS = 8 };
-#define CHOOSE(type, op, parameters, arguments)                                                                        \
-  static type op##_f32_any parameters {                                                                                \
-    int64_t lanes = FULL_BYTES / (int64_t)sizeof(float), last = (p->H - 1) % lanes;                                    \
-    return last < lanes / 2 && p->H <= HALF_BLOCKS * lanes ? op##_f32_half arguments : op##_f32 arguments;             \
+
+static const bptt_kernels whole_or_half[] = {{workspace_f32, pack_f32, forward_f32, backward_f32},
+                                             {workspace_f32_half, pack_f32_half, forward_f32_half, backward_f32_half}};
+
+static const bptt_kernels *width_for(const bptt_problem *p) {
+  int64_t lanes = FULL_BYTES / (int64_t)sizeof(float), last = (p->H - 1) % lanes;
+  return &whole_or_half[last < lanes / 2 && p->H <= HALF_BLOCKS * lanes];
+}
+
+/* Packed weights that lone.inc.h takes in a form of its own hold that behind the other one. */
+static int64_t workspace_f32_any(const bptt_problem *p, bptt_op op) {
+  int64_t bytes = width_for(p)->workspace(p, op);
+#if HAS_LONE
+  if (bytes >= 0 && lone_fits_f32(p) && op == BPTT_PACK)
+    return bytes + lone_bytes_f32(p);
+  if (bytes >= 0 && lone_fits_f32(p) && op == BPTT_FORWARD)
+    return max_i64(bytes, lone_bytes_f32(p));
+#endif
+  return bytes;
+}
+
+#if HAS_LONE
+static void *lone_part(const bptt_problem *p, const void *packed) {
+  return (char *)packed + width_for(p)->workspace(p, BPTT_PACK);
+}
+#endif
+
+static void pack_f32_any(const bptt_problem *p, void *packed) {
+  width_for(p)->pack(p, packed);
+#if HAS_LONE
+  if (lone_fits_f32(p))
+    lone_pack_f32(p, lone_part(p, packed));
+#endif
+}
+
+static bptt_status forward_f32_any(const bptt_problem *p) {
+#if HAS_LONE
+  if (lone_fits_f32(p) && lone_takes_f32(p)) {
+    bptt_problem lone = *p;
+    if (p->packed)
+      lone.packed = lone_part(p, p->packed);
+    return lone_forward_f32(&lone);
   }
-CHOOSE(int64_t, workspace, (const bptt_problem *p, bptt_op op), (p, op))
-CHOOSE(void, pack, (const bptt_problem *p, void *packed), (p, packed))
-CHOOSE(bptt_status, forward, (const bptt_problem *p), (p))
-CHOOSE(bptt_status, backward, (const bptt_problem *p), (p))
+#endif
+  return width_for(p)->forward(p);
+}
+
+static bptt_status backward_f32_any(const bptt_problem *p) {
+  return width_for(p)->backward(p);
+}
+
 #define SUFFIX_f32 _f32_any
 #else
 #define SUFFIX_f32 _f32
