@@ -96,14 +96,14 @@ INLINE vec vtanh(vec x) {
   return (vec)((ivec)y | ((ivec)x & SIGN_BIT));
 }
 
-/* tanh in the lanes of `t` (-1; 0 in the others), known when this is compiled, and sigmoid in the others, to the bit: one
- * exponential and one division for gates that stand side by side. */
+/* tanh in the lanes of `t` (-1; 0 in the others), known when this is compiled, and sigmoid in the others, to the bit:
+ * one exponential and one division for gates that stand side by side. */
 INLINE vec vtanh_sigmoid(vec x, ivec t) {
 #define EITHER(a, b) ((vec)((t & (ivec)(a)) | (~t & (ivec)(b))))
   const vec one = vset1(1), two = vset1(2), low = EITHER((vec){0}, vset1(LN2_LOW));
   vec power;
-  const vec a = vmin(EITHER(vset1(TANH_FLAT), vset1(SIGMOID_HIGH)),
-                     vmax(vset1(SIGMOID_LOW), (vec)((ivec)x & ~(t & SIGN_BIT))));
+  const vec a =
+      vmin(EITHER(vset1(TANH_FLAT), vset1(SIGMOID_HIGH)), vmax(vset1(SIGMOID_LOW), (vec)((ivec)x & ~(t & SIGN_BIT))));
   const vec rise = exp_parts(a, EITHER(-two, -one), EITHER(vset1(LN2), vset1(LN2_HIGH)), &low, &power);
   const vec m = vfma(rise, power + power, one - power);
   const vec y = EITHER(m, one) / EITHER(two - m, vfma(one - rise, power, one));

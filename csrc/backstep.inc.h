@@ -26,7 +26,7 @@ typedef struct {
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
-  int plain;     /* nothing that a step may have to look at is there: neither options nor counts nor steps=True */
+  int plain; /* what a step may have to look at: 2: nothing; 1: resets and peepholes; 0: options, counts, steps=True */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
@@ -43,11 +43,12 @@ typedef struct {
   int64_t c_pitch, h_pitch;
 } NAME(backward_step);
 
-/* `plain`, known when this is compiled, in all of what follows: nothing of what job->plain stands for has to be looked
- * at. Asking at each vector takes more instructions than the arithmetic, and fewer vectors overlap. */
+/* `plain`, in all of what follows, is known when this is compiled: 2: nothing of what job->plain stands for has to be
+ * looked at; 1: resets and peepholes; 0: everything. Asking at each vector takes more instructions than the arithmetic,
+ * and fewer vectors overlap. */
 
 INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
-  return !plain && is_reset(s->job->p, t, b);
+  return plain < 2 && is_reset(s->job->p, t, b);
 }
 
 /* Gates of `lanes` units from `unit` of row b from the tape; c_t before zoneout, and c_{t-1}, where there are any. */
@@ -124,7 +125,7 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
   int reset = NAME(starts_anew)(s, s->t, b, plain), projected = HAS_CELL_STATE && !plain && s->dh;
   int zoned = HAS_CELL_STATE && !plain && s->zone.on;
-  const REAL *peephole = !plain && job->peephole ? job->peephole + unit * 3 : NULL;
+  const REAL *peephole = plain < 2 && job->peephole ? job->peephole + unit * 3 : NULL;
   REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
   vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, plain, dh_rec), into = dh, dc = dh, kept = dh;
   if (HAS_CELL_STATE || CARRIES_H)
@@ -189,10 +190,10 @@ INLINE int NAME(is_cut)(const NAME(backward_step) * s, int64_t b) {
 INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t unit, int lanes, int plain,
                             const REAL *sum) {
   const NAME(backward_job) *job = s->job;
+  if (plain < 2 && NAME(is_cut)(s, b))
+    return (vec){0};
   if (plain)
     return vload(sum);
-  if (NAME(is_cut)(s, b))
-    return (vec){0};
   if (!s->dz_next)
     return NAME(final_gradient)(job->p, b, unit, lanes);
   if (HAS_CELL_STATE && __builtin_expect(job->mask != NULL, 0))
@@ -297,7 +298,9 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
                     ahead, units);
   else if (s->dz_next)
     NAME(recurrent_sums)(s, rows, vecs, sum, b, first, ahead, units);
-  if (job->plain && s->dz_next)
+  if (job->plain == 2 && s->dz_next)
+    NAME(backward_cells)(s, rows, b, first, vecs, sum, 2);
+  else if (job->plain && s->dz_next)
     NAME(backward_cells)(s, rows, b, first, vecs, sum, 1);
   else
     NAME(backward_cells)(s, rows, b, first, vecs, sum, 0);
