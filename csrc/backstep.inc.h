@@ -26,7 +26,7 @@ typedef struct {
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
-  int plain; /* what a step may have to look at: 2: nothing; 1: resets and peepholes; 0: options, counts, steps=True */
+  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: all options */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
@@ -44,7 +44,7 @@ typedef struct {
 } NAME(backward_step);
 
 /* `plain`, in all of what follows, is known when this is compiled: 2: nothing of what job->plain stands for has to be
- * looked at; 1: resets and peepholes; 0: everything. Asking at each vector takes more instructions than the arithmetic,
+ * looked at; 1: resets, peepholes, clipping; 0: everything. Asking at each vector takes more instructions than the arithmetic,
  * and fewer vectors overlap. */
 
 INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
@@ -94,10 +94,8 @@ INLINE vec NAME(through_zone)(const NAME(backward_step) * s, int64_t b, int64_t 
 /* What units of row b are clipped to in step t. */
 INLINE NAME(step_clip) NAME(clip_at)(const NAME(backward_job) * job, int64_t t, int64_t b, int plain) {
   const bptt_problem *p = job->p;
-  if (plain)
-    return (NAME(step_clip)){0};
-  int64_t *count = p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
-  return (NAME(step_clip)){p->step_clip, count, job->plan.split == BPTT_SPLIT_HIDDEN};
+  int64_t *count = !plain && p->clipped ? p->clipped + (t * p->B + b) * 3 : NULL;
+  return (NAME(step_clip)){plain < 2 ? p->step_clip : NULL, count, job->plan.split == BPTT_SPLIT_HIDDEN};
 }
 
 /* The gradient that reaches h_t: its own, and what flows back from step t+1. (L11) (G9) */
@@ -110,7 +108,7 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
     dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
   if (HAS_CELL_STATE && !plain && __builtin_expect(s->zone.on, 0))
     dh_rec = dh_rec + vload_n(job->carry_h + b * job->W + unit, lanes);
-  if (!plain && s->dz_next) {
+  if (plain < 2 && s->dz_next) {
     NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b, plain);
     dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
   }

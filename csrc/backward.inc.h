@@ -233,9 +233,9 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
-  if (p->d_output && !p->d_hidden && !p->d_cells && !p->step_clip && !(p->zoneout > 0) && !job.mask && !has_second(p) &&
+  if (p->d_output && !p->d_hidden && !p->d_cells && !p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) &&
       !job.options.special)
-    job.plain = p->resets || p->weight_peephole ? 1 : 2;
+    job.plain = p->resets || p->weight_peephole || p->step_clip ? 1 : 2;
   return job;
 }
 
