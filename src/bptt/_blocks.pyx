@@ -87,7 +87,9 @@ cdef class Block:
     """Some memory; kept for later calls when it is no longer needed."""
 
     def __dealloc__(self):
-        if self.start != NULL:
+        if self.passing:
+            PyMem_RawFree(self.start)
+        elif self.start != NULL:
             with mutex:
                 give(self.start, self.nbytes)
 
@@ -96,6 +98,7 @@ cdef Block take_block(int64_t nbytes):
     """Return a block of at least so many bytes."""
     cdef Block block = Block.__new__(Block)
     cdef int fresh = False
+    cdef int64_t asked = nbytes
     nbytes = rounded(nbytes)
     with mutex:
         block.start = find(&nbytes)
@@ -106,9 +109,11 @@ cdef Block take_block(int64_t nbytes):
     if block.start == NULL:
         with mutex:
             trim(0)
+        block.passing = True
+        nbytes, alignment = asked, ALIGNMENT  # nothing for comfort
         block.start = PyMem_RawMalloc(nbytes + alignment)
     if block.start == NULL:
-        raise MemoryError(f"no {nbytes} bytes of memory")
+        raise MemoryError(f"no {asked} bytes of memory")
     block.nbytes = nbytes
     block.memory = <void *>((<uintptr_t>block.start + alignment - 1) & ~<uintptr_t>(alignment - 1))
     if fresh and alignment == HUGE:
