@@ -26,6 +26,8 @@ typedef struct {
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
+  bptt_problem
+      block; /* its gradients of the parameters: where a truncated block that is not the first sums up; or NULL */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: all options */
 } NAME(backward_job);
 
@@ -33,7 +35,8 @@ typedef struct {
 typedef struct {
   const NAME(backward_job) * job;
   int64_t t;
-  const REAL *dz_next; /* (B, pitch) of step t+1, or NULL at the last step */
+  const REAL *dz_next; /* (B, pitch) of step t+1, or NULL at the last step of a row or a truncated block */
+  int cut; /* nothing flows back from step t+1, which there is */
   REAL *dz; /* (B, pitch) */
   REAL *dh; /* (B, dh_pitch), with a projection */
   int64_t slot; /* of step t in the chunk */
@@ -44,8 +47,8 @@ typedef struct {
 } NAME(backward_step);
 
 /* `plain`, in all of what follows, is known when this is compiled: 2: nothing of what job->plain stands for has to be
- * looked at; 1: resets, peepholes, clipping; 0: everything. Asking at each vector takes more instructions than the arithmetic,
- * and fewer vectors overlap. */
+ * looked at; 1: resets, peepholes, clipping; 0: everything. Asking at each vector takes more instructions than the
+ * arithmetic, and fewer vectors overlap. */
 
 INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
   return plain < 2 && is_reset(s->job->p, t, b);
@@ -193,7 +196,7 @@ INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t un
   if (plain)
     return vload(sum);
   if (!s->dz_next)
-    return NAME(final_gradient)(job->p, b, unit, lanes);
+    return s->cut ? (vec){0} : NAME(final_gradient)(job->p, b, unit, lanes);
   if (HAS_CELL_STATE && __builtin_expect(job->mask != NULL, 0))
     return vload(sum) * vload_n(job->mask + b * job->W + unit, lanes); /* (L34) */
   return vload(sum);
@@ -217,7 +220,7 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
   UNROLL for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
     slopes[v] = NAME(backward_slopes)(s, b, first + v * LANES, lanes, 0);
-    sum[v] = s->dz_next || s->dh ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
+    sum[v] = s->dz_next || s->dh || s->cut ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
   }
   if (HAS_CELL_STATE && __builtin_expect(s->dh != NULL, 0))
     NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch, job->second + first * job->W);

@@ -1,8 +1,10 @@
 /* A cell backward through time.
  *
- * Time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18) fills dz; after it
- * dx and the gradients of the weights are products over the chunk's tokens while dz is still in cache. The tape is
- * only read. A chunk's length depends on the shape alone, so the bits of a sum over tokens do not depend on threads.
+ * Truncated, blocks of steps are walked one after the other, since nothing crosses from one to another; else all is one
+ * block. Inside a block time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18)
+ * fills dz; after it dx and the gradients of the weights are products over the chunk's tokens while dz is still in
+ * cache. The tape is only read. A chunk's length depends on the shape alone, so the bits of a sum over tokens do not
+ * depend on threads.
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
@@ -18,9 +20,10 @@ static void NAME(backward_past)(const bptt_problem *p, int64_t t, range rows, ra
   }
 }
 
-/* The recursion over the steps of a chunk, this thread's rows and panels. Returns 1 when stopped. */
+/* The recursion over the steps of a chunk of the block that ends at `end`, this thread's rows and panels. Returns 1
+ * when stopped. */
 static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
-                                 range rows, range panels, range h_panels) {
+                                 int64_t end, range rows, range panels, range h_panels) {
   const bptt_problem *p = job->p;
   int64_t W = job->W, state = p->B * p->H, slot = p->B * job->pitch, active = 0;
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
@@ -56,9 +59,10 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
       run = NAME(output_run), own = h_panels;
     }
 #endif
-    s.dz_next = dz_next;
+    s.cut = t + 1 == end;
+    s.dz_next = s.cut ? NULL : dz_next;
     run(&s, (range){rows.begin, going}, own);
-    s.dz_next = NULL;
+    s.dz_next = NULL, s.cut = 0;
     run(&s, (range){going, valid}, own);
 #if HAS_SECOND
     if (has_second(p)) {
@@ -90,8 +94,6 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
     NAME(pack_wide)(job->second, NAME(second_weights)(p), W, 1, H, share(job->panels, rank, team->size), NAME(hh_rows));
   if (job->mask)
     NAME(draw_dropout)(p, job->mask, rows);
-  if (job->carry_h)
-    memset(job->carry_h + rows.begin * W, 0, (size_t)((rows.end - rows.begin) * W) * sizeof(REAL));
   if (job->peephole)
     NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
@@ -105,8 +107,8 @@ static void NAME(clip_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t 
   }
 }
 
-/* d_h_0 and d_c_0, and zeros in place of sums over no tokens; this thread's rows. dz holds step 0 in slot 0. */
-static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
+/* d_h_0 and d_c_0; this thread's rows. dz holds step 0 in slot 0. */
+static void NAME(initial_gradients)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
   range rows = share(p->B, rank, team->size);
   int64_t H = p->H, W = job->W, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
@@ -130,8 +132,13 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
   }
   if (p->d_c_0 && rows.end > rows.begin)
     memcpy((REAL *)p->d_c_0 + rows.begin * H, job->carry + rows.begin * H, (size_t)(rows.end - rows.begin) * row_bytes);
-  if (rank)
-    return;
+}
+
+/* Zeros in place of sums over no tokens, and the second bias. */
+static void NAME(finish_sums)(const NAME(backward_job) * job) {
+  const bptt_problem *p = job->p;
+  int64_t H = p->H, W = job->W;
+  size_t row_bytes = (size_t)H * sizeof(REAL), h_bytes = (size_t)W * sizeof(REAL);
   size_t gate_rows = (size_t)(MATRIX_GATES * p->H) * sizeof(REAL);
   if (p->T * p->B == 0) {
     if (p->accumulate)
@@ -158,6 +165,61 @@ static void NAME(backward_final)(const NAME(backward_job) * job, const bptt_team
   }
 }
 
+static void NAME(zero_rows)(void *array, range rows, int64_t width) {
+  if (array && rows.end > rows.begin)
+    memset((REAL *)array + rows.begin * width, 0, (size_t)((rows.end - rows.begin) * width) * sizeof(REAL));
+}
+
+/* Before a block [begin, end): what comes from after it, and zeros for the steps from `start` on that it leaves out;
+ * this thread's rows, or tokens. */
+static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t start,
+                              int64_t begin, int64_t end) {
+  const bptt_problem *p = job->p;
+  range rows = share(p->B, rank, team->size), left_out = share((begin - start) * p->B, rank, team->size);
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    int ends = (p->lengths ? p->lengths[b] : p->T) <= end; /* others come from a later block, and hand nothing on */
+    if (p->d_c_n && ends)
+      memcpy(job->carry + b * p->H, (const REAL *)p->d_c_n + b * p->H, (size_t)p->H * sizeof(REAL));
+    else
+      NAME(zero_rows)(job->carry, (range){b, b + 1}, p->H);
+  }
+  NAME(zero_rows)(job->carry_h, rows, job->W);
+  left_out.begin += start * p->B, left_out.end += start * p->B;
+  NAME(zero_rows)(p->d_x, left_out, p->I);
+  NAME(zero_rows)(p->d_hidden, left_out, job->W);
+  NAME(zero_rows)(p->d_cells, left_out, p->H);
+  if (start == 0 && begin > 0) {
+    NAME(zero_rows)(p->d_h_0, rows, job->W);
+    NAME(zero_rows)(p->d_c_0, rows, p->H);
+  }
+}
+
+/* After a block: adds up what it gave apart (a second bias that is a copy of the first comes last), and forgets what
+ * was clipped on its way to a state that is no part of it. */
+static void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t begin,
+                              int apart) {
+  const bptt_problem *p = job->p, *block = &job->block;
+  int64_t gates = MATRIX_GATES * p->H;
+  const struct {
+    REAL *to;
+    const REAL *from;
+    int64_t count;
+  } sums[] = {{p->d_weight_ih, block->d_weight_ih, gates * p->I},
+              {p->d_weight_hh, block->d_weight_hh, gates * job->W},
+              {p->d_bias_ih, block->d_bias_ih, gates},
+              {p->d_bias_hh, block->d_bias_hh, gates},
+              {p->d_weight_peephole, block->d_weight_peephole, 3 * p->H},
+              {p->d_weight_hr, block->d_weight_hr, p->P * p->H}};
+  for (size_t k = 0; apart && k < sizeof sums / sizeof sums[0]; k++) {
+    range own = share(sums[k].to ? sums[k].count : 0, rank, team->size);
+    for (int64_t n = own.begin; n < own.end; n++)
+      sums[k].to[n] += sums[k].from[n];
+  }
+  range rows = share(p->clipped && begin > 0 ? p->B : 0, rank, team->size);
+  for (int64_t b = rows.begin; b < rows.end; b++)
+    p->clipped[(begin * p->B + b) * 3 + BPTT_CLIP_CELL] = 0;
+}
+
 static void NAME(backward_member)(const void *context, bptt_team *team, int rank) {
   const NAME(backward_job) *job = context;
   const bptt_problem *p = job->p;
@@ -165,36 +227,60 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
-  range mine = share(p->B * p->H, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
-  if (p->d_c_n)
-    memcpy(job->carry + mine.begin, (const REAL *)p->d_c_n + mine.begin,
-           (size_t)(mine.end - mine.begin) * sizeof(REAL));
-  else
-    memset(job->carry + mine.begin, 0, (size_t)(mine.end - mine.begin) * sizeof(REAL));
+  int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
   }
   NAME(pack_backward)(job, team, rank);
-  if (bptt_team_wait(team, rank))
-    return;
-  for (int64_t t1 = p->T; t1 > 0; t1 -= min_i64(chunk, t1)) {
-    int64_t t0 = t1 - min_i64(chunk, t1);
-    if (NAME(chunk_recursion)(job, team, rank, t0, t1, rows, panels, h_panels))
-      return;
-    NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T && !p->accumulate);
-    if (t0 > 0) { /* the chunk before starts from this one's first step */
-      range carry = share(slot, rank, team->size);
-      memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,
-             (size_t)(carry.end - carry.begin) * sizeof(REAL));
-    }
-    double flops = 4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
-    bptt_team_progress(team, rank, flops);
+  int64_t start = 0, end = 0;
+  do {
+    end = min_i64(start + every, p->T);
+    int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
+    int apart = start > 0 && end - begin > chunk; /* more than one sum: the block's own comes first */
+    NAME(enter_block)(job, team, rank, start, begin, end);
     if (bptt_team_wait(team, rank))
       return;
-  }
-  NAME(backward_final)(job, team, rank);
+    for (int64_t t1 = end, t0; t1 > begin; t1 = t0) {
+      t0 = max_i64(begin, t1 - chunk);
+      if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, rows, panels, h_panels))
+        return;
+      NAME(chunk_products)(job, team, rank, t0, t1 - t0, apart ? &job->block : p,
+                           t1 == end && (apart || (start == 0 && !p->accumulate)));
+      if (t0 > begin) { /* the chunk before starts from this one's first step */
+        range carry = share(slot, rank, team->size);
+        memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,
+               (size_t)(carry.end - carry.begin) * sizeof(REAL));
+      }
+      double flops =
+          4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
+      bptt_team_progress(team, rank, flops);
+      if (bptt_team_wait(team, rank))
+        return;
+    }
+    if (begin == 0)
+      NAME(initial_gradients)(job, team, rank);
+    NAME(leave_block)(job, team, rank, begin, apart);
+    start = end;
+  } while (start < p->T);
+  if (p->truncate_every && bptt_team_wait(team, rank))
+    return;
+  if (rank == 0)
+    NAME(finish_sums)(job);
+}
+
+/* Room for the gradients of the parameters of one block. */
+static bptt_problem NAME(block_sums)(const bptt_problem *p, int64_t W, arena *a) {
+  int64_t gates = MATRIX_GATES * p->H, real = (int64_t)sizeof(REAL);
+  bptt_problem block = {0};
+  block.d_weight_ih = p->d_weight_ih ? arena_take(a, gates * p->I, real) : NULL;
+  block.d_weight_hh = p->d_weight_hh ? arena_take(a, gates * W, real) : NULL;
+  block.d_bias_ih = p->d_bias_ih ? arena_take(a, gates, real) : NULL;
+  block.d_bias_hh = p->d_bias_hh ? arena_take(a, gates, real) : NULL;
+  block.d_weight_peephole = p->d_weight_peephole ? arena_take(a, 3 * p->H, real) : NULL;
+  block.d_weight_hr = p->d_weight_hr ? arena_take(a, p->P * p->H, real) : NULL;
+  return block;
 }
 
 static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
@@ -233,6 +319,8 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
+  if (p->truncate_every && p->truncate_depth > job.plan.chunk)
+    job.block = NAME(block_sums)(p, W, a);
   if (p->d_output && !p->d_hidden && !p->d_cells && !p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) &&
       !job.options.special)
     job.plain = p->resets || p->weight_peephole || p->step_clip ? 1 : 2;

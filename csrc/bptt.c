@@ -34,8 +34,9 @@ static bptt_status check_sizes(const bptt_problem *p) {
   if (overflows(p->T, p->B, p->I + p->P + 16 * p->H) || overflows(16, p->H, p->I + p->H + p->P))
     return BPTT_BAD_SIZE;
   if (p->cell < 0 || p->cell >= BPTT_CELLS || !options_fit(p) || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) ||
-      p->threads < 1 || p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN || p->hoist < 0 ||
-      p->hoist > BPTT_HOIST_ALWAYS)
+      p->threads < 1 || p->truncate_every < 0 || p->truncate_depth > p->truncate_every ||
+      p->truncate_depth < (p->truncate_every > 0) || p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN ||
+      p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }

@@ -117,22 +117,23 @@ static REAL *NAME(packed_of)(const NAME(backward_job) * job, int rank, int size)
 
 /* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
 static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment, const bptt_team *team,
-                                   int rank, const NAME(token_rows) * rows, int fresh) {
+                                   int rank, const NAME(token_rows) * rows, const bptt_problem *sums, int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
   int of_middle = CANDIDATE_ALONE && p->reset_before && segment->hh >= job->hh_gates;
   range gates = share(segment->count * H, rank, team->size);
   REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
   REAL *packed = NAME(packed_of)(job, rank, team->size);
-  REAL *b_ih = NAME(bias_rows)(p->d_bias_ih, segment->ih, H), *b_hh = NAME(bias_rows)(p->d_bias_hh, segment->hh, H);
-  if (p->d_weight_hh) {
+  REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
+  REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
+  if (sums->d_weight_hh) {
     NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
     if (segment->hh >= 0)
-      NAME(outer_product)((REAL *)p->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
+      NAME(outer_product)((REAL *)sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
                           of_middle ? rows->middle : rows->h_prev, strip);
-    if (segment->ih >= 0 && p->d_weight_ih)
-      NAME(outer_product)((REAL *)p->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
-                          strip);
+    if (segment->ih >= 0 && sums->d_weight_ih)
+      NAME(outer_product)((REAL *)sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count,
+                          rows->x, strip);
   }
   if (b_ih || b_hh)
     NAME(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
@@ -140,17 +141,18 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
 static void NAME(projection_products)(const NAME(backward_job) * job, const bptt_team *team, int rank,
-                                      const NAME(token_rows) * rows, int fresh) {
+                                      const NAME(token_rows) * rows, const bptt_problem *sums, int fresh) {
   range own = share(job->W, rank, team->size);
   REAL *packed = NAME(packed_of)(job, rank, team->size);
   NAME(pack_gates)(packed, own, rows->dh, 0, rows->count);
-  NAME(outer_product)((REAL *)job->p->d_weight_hr, job->p->H, own, fresh, packed, rows->count, rows->middle,
+  NAME(outer_product)((REAL *)sums->d_weight_hr, job->p->H, own, fresh, packed, rows->count, rows->middle,
                       job->strip + (int64_t)rank * job->depth * 4 * LANES);
 }
 
-/* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. */
+/* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. The gradients of the
+ * parameters go to those of `sums`. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
-                                 int64_t steps, int fresh) {
+                                 int64_t steps, const bptt_problem *sums, int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, tokens = steps * p->B;
   range units = share(H, rank, team->size);
@@ -163,11 +165,11 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
     int64_t begin = max_i64(0, end - job->depth);
     NAME(list_tokens)(job, &rows, rank, t0, begin, end);
     for (int n = 0; n < NAME(SEGMENTS); n++)
-      NAME(segment_products)(job, &NAME(segments)[n], team, rank, &rows, fresh);
-    if (HAS_CELL_STATE && job->dh && p->d_weight_hr)
-      NAME(projection_products)(job, team, rank, &rows, fresh);
-    if (p->d_weight_peephole) { /* (L23) */
-      REAL *dp = p->d_weight_peephole;
+      NAME(segment_products)(job, &NAME(segments)[n], team, rank, &rows, sums, fresh);
+    if (HAS_CELL_STATE && job->dh && sums->d_weight_hr)
+      NAME(projection_products)(job, team, rank, &rows, sums, fresh);
+    if (sums->d_weight_peephole) { /* (L23) */
+      REAL *dp = sums->d_weight_peephole;
       NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
       NAME(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
       NAME(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);

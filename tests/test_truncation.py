@@ -1,9 +1,12 @@
 """Truncated backpropagation: against autograd over blocks that start from detached states, and its limits."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 import bptt
+from bptt import _core
 
 KINDS = [(bptt.LSTM, {"peephole": False}), (bptt.GRU, {}), (bptt.RNN, {})]
 PAIRS = [(3, 3), (2, 5), (4, 1), (1, 1), (5, 30), (7, 8), (13, 13), (100, 2)]
@@ -106,6 +109,69 @@ def test_resets_and_errors_of_steps():
     found = layer.backward(tape, errors, truncate=(3, 5), steps=True)
     np.testing.assert_allclose(found.parameters.flat, expected.parameters.flat, atol=1e-12)
     np.testing.assert_allclose(found.hidden, expected.hidden, atol=1e-12)
+
+
+WIDE = {
+    "lstm": (bptt.LSTM, {}),
+    "no bias": (bptt.LSTM, {"bias": False}),
+    "peephole, zoneout": (bptt.LSTM, {"peephole": True, "zoneout": 0.2}),
+    "projection, drawn": (bptt.LSTM, {"proj_size": 5, "recurrent_dropout": 0.3, "zoneout": 0.1}),
+    "gru": (bptt.GRU, {}),
+    "original gru": (bptt.GRU, {"reset_after": False}),
+    "rnn": (bptt.RNN, {}),
+}
+
+
+def arrays_of(gradients):
+    """Return all that a backward pass returns, by name."""
+    found = {"parameters": gradients.parameters.flat, "input": gradients.input, "hidden": gradients.hidden}
+    found |= {"cells": gradients.cells, **{f"state {n}": s for n, s in enumerate(pair(gradients.state))}}
+    found |= {f"clipped {name}": count for name, count in (gradients.clipped or {}).items()}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+@pytest.mark.parametrize("variant", bptt.variants())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spans", [False, True])
+@pytest.mark.parametrize("cell", WIDE)
+def test_one_call_has_the_bits_of_a_call_for_each_block(cell, spans, dtype, variant, monkeypatch):
+    """Blocks of more tokens than one sum takes; shorter than their depth, or the last one cut off."""
+    steps, rows, units = 29, 37, 21
+    kind, settings = WIDE[cell]
+    rng = np.random.default_rng(3)
+    layer = kind(I, units, 2, dtype=dtype, seed=1, **settings)
+    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
+    widths = (settings.get("proj_size") or units, units)[: 2 if kind is bptt.LSTM else 1]
+    states = [tuple(draw(2, rows, width) for width in widths) for _ in "01"]
+    given = {}
+    if spans:
+        given = {"lengths": rng.integers(0, steps + 1, rows), "resets": rng.random((steps, rows)) < 0.1}
+    if "drawn" in cell:
+        given["rng"] = 7
+    x = draw(steps, rows, I)
+    before = bptt.active_variant()
+    try:
+        bptt.use_variant(variant)
+        tape = layer.forward(x, one(states[0]), **given)
+        errors, d_state = draw(*tape.output.shape), one(states[1])
+        for truncate, clip in itertools.product([(9, 9), (9, 4), (3, 3), (29, 11), (8, 7)], [None, 0.3]):
+            ways = {"truncate": truncate, "step_clip": clip, "steps": True}
+            with monkeypatch.context() as patch:
+                patch.setattr(_core, "TRUNCATES", False)
+                expected = arrays_of(layer.backward(tape, errors, d_state, **ways))
+            for threads, split in [(1, 0), (2, 0), (2, 2), (2, 3)]:
+                _core.plan_hint(split)
+                with bptt.num_threads(threads):
+                    found = arrays_of(layer.backward(tape, errors, d_state, **ways))
+                    plain = layer.backward(tape, errors, d_state, truncate=truncate, step_clip=clip)
+                for name, array in expected.items():
+                    message = f"{name}, {truncate}, clip {clip}, {threads} threads, split {split}"
+                    np.testing.assert_array_equal(found[name], array, err_msg=message)
+                np.testing.assert_array_equal(plain.parameters.flat, expected["parameters"])
+                np.testing.assert_array_equal(plain.input, expected["input"])
+    finally:
+        _core.plan_hint()
+        bptt.use_variant(before)
 
 
 @pytest.mark.parametrize(

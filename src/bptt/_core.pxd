@@ -22,7 +22,7 @@ cdef extern from "bptt.h" nogil:
         int64_t T, B, I, H
         int32_t cell, dtype, threads, variant, split, hoist, coupled, reset_before, draws, accumulate
         int32_t activations[3]
-        int64_t P, first_step
+        int64_t P, first_step, truncate_every, truncate_depth
         double cell_clip, proj_clip, recurrent_dropout, zoneout
         uint64_t seed
         void *weight_ih

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 _Array: TypeAlias = NDArray[Any]
 _Parameters: TypeAlias = tuple[_Array | None, ...]  # matrices, biases, peepholes, projection
 
+TRUNCATES: Final[bool]
 CELLS: Final[dict[str, int]]
 ACTIVATIONS: Final[dict[str, int]]
 
@@ -86,6 +87,7 @@ def backward_call(
     step_clip: tuple[float, float, float] | None = None,
     clipped: _Array | None = None,
     accumulate: bool = False,
+    truncate: tuple[int, int] | None = None,
 ) -> Call: ...
 def run(first: Call, second: Call | None = None) -> None: ...
 def forward(*arguments: Any, **more: Any) -> None: ...

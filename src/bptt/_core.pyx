@@ -16,6 +16,7 @@ cnp.import_array()
 CELLS = {"LSTM": BPTT_LSTM, "GRU": BPTT_GRU, "RNN": BPTT_RNN}
 ACTIVATIONS = {"sigmoid": BPTT_SIGMOID, "hard_sigmoid": BPTT_HARD_SIGMOID, "tanh": BPTT_TANH, "relu": BPTT_RELU,
                "softsign": BPTT_SOFTSIGN, "identity": BPTT_IDENTITY}
+TRUNCATES = True  #: whether backward_call() takes `truncate`
 cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
 cdef bptt_problem hint  # whose split and hoist the calls take: zeros, the cost model chooses
 
@@ -253,12 +254,12 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
 
 def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
                   d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
-                  int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False):
+                  int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False, tuple truncate=None):
     """Return the call that backpropagates.
 
     It fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
     hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate: d_parameters are added
-    to.
+    to; truncate: k1 and k2, no larger than k1.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -276,6 +277,8 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
     p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
     p.accumulate = accumulate
+    if truncate is not None:
+        p.truncate_every, p.truncate_depth = truncate
     if step_clip is not None:
         call.bounds[0], call.bounds[1], call.bounds[2] = step_clip
         p.step_clip = call.bounds

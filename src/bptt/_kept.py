@@ -134,6 +134,16 @@ class Slopes(NamedTuple):
     cells: Array | None
     clipped: Array | None
 
+    def clear(self) -> None:
+        for array in self:
+            if array is not None:
+                array[...] = 0
+
+    def between(self, begin: int, end: int) -> Slopes:
+        """Return what there is of steps [begin, end), and the states: views."""
+        steps = (None if a is None else a[:, begin:end] for a in (self.hidden, self.cells, self.clipped))
+        return Slopes(self.x[begin:end], self.h_0, self.c_0, *steps)
+
     def add(self, block: Slopes, begin: int, end: int) -> None:
         """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
         if begin and block.clipped is not None:

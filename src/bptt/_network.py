@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -160,7 +161,10 @@ def backward(
     T, B = kept.inputs[0].shape[:2]
     if not B:
         parameters.flat[...] = 0
-    walk = through_all if wanted.truncate is None or min(wanted.truncate) >= T else through_blocks
+    if wanted.truncate is not None:
+        every, depth = (min(k, T) for k in wanted.truncate)
+        wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
+    walk = through_all if apart(core, kept, wanted) == T else through_blocks
     found = walk(core, layout, weights, kept, *errors, parameters, wanted)
     return Slopes(
         course.unsorted(found.x),
@@ -170,6 +174,22 @@ def backward(
         in_order(found.cells, D, course),
         in_order(found.clipped, D, course),
     )
+
+
+def apart(core: Any, kept: Kept, wanted: Wanted) -> int:
+    """Return over how many steps, from the first on, one call of the core does all there is to do.
+
+    A block whose errors flow back into the one before takes a call of its own, as all blocks do which are
+    computed again.
+    """
+    T = len(kept.inputs[0])
+    if wanted.truncate is None:
+        return T
+    every, depth = wanted.truncate
+    if depth > every or kept.starts or not core.TRUNCATES:
+        return 0
+    rest = T % every
+    return T if depth <= rest else T - rest
 
 
 def through_blocks(
@@ -188,26 +208,27 @@ def through_blocks(
     every, depth = wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    total = new_slopes(layout, kept, wanted)
-    for array in total:
-        if array is not None:
-            array[...] = 0
-    block_parameters = parameters.empty_like()
+    first = apart(core, kept, wanted) or every
+    total, block_parameters = new_slopes(layout, kept, wanted), parameters.empty_like()
+    total.clear()
     parameters.flat[...] = 0
-    for start in range(0, T, every):
-        end = min(start + every, T)
-        begin = max(0, end - depth)
+    for start, end in itertools.pairwise([0, *range(first, T, every), T]):
+        begin = max(0, end - depth) if end - start <= every else 0
         # Rows whose last step is in this block get the gradient of the last state here.
         ends_here = ((last > start) & (last <= end) | (last == 0) & (start == 0))[:, None]
         d_h, d_c = (None if d is None else np.where(ends_here, d, d.dtype.type(0)) for d in (d_h_n, d_c_n))
-        errors = None
-        if d_output is not None:
-            errors = d_output[begin:end].copy()
-            errors[: max(0, start - begin)] = 0
+        errors = None if d_output is None else d_output[begin:end]
+        if errors is not None and begin < start:
+            errors = errors.copy()
+            errors[: start - begin] = 0
         part = restarted(core, layout, weights, kept, begin, end) if kept.starts else kept.between(begin, end)
-        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, wanted)
-        parameters.flat[...] += block_parameters.flat
-        total.add(found, begin, end)
+        way = wanted if end - start > every else wanted._replace(truncate=None)
+        whole = start == begin == 0  # nothing has been added up yet
+        given = (errors, d_h, d_c, parameters if whole else block_parameters, way)
+        found = through_all(core, layout, weights, part, *given, total.between(0, end) if whole else None)
+        if not whole:
+            parameters.flat[...] += block_parameters.flat
+            total.add(found, begin, end)
     return total
 
 
@@ -221,12 +242,13 @@ def through_all(
     d_c_n: Array | None,
     parameters: Parameters,
     wanted: Wanted,
+    total: Slopes | None = None,
 ) -> Slopes:
-    """Backpropagate through every part over all steps that were kept; rows as they run."""
+    """Backpropagate through every part over all kept steps, rows as they run. Fills `total` if given."""
     B, D, course = kept.hidden.shape[2], layout.directions, kept.course
     d_weights = layer_weights(parameters, layout.layers, D)
     cell = cell_of(core, layout.cell)
-    total = new_slopes(layout, kept, wanted)
+    total = total or new_slopes(layout, kept, wanted)
     for layer in reversed(range(layout.layers)):
         d_inputs, calls = [], []
         for d in range(D):
@@ -248,7 +270,8 @@ def through_all(
                 filled = (d_x, *states, d_weights[n], *steps)
                 spans = (*course.of(d), *kept.draws(n))
                 call = (cell, get_num_threads(), weights[n], *tape, *given, *filled, *spans)
-                calls.append(core.backward_call(*call, step_clip=clip, clipped=clipped))
+                cuts = {"truncate": wanted.truncate} if wanted.truncate else {}
+                calls.append(core.backward_call(*call, step_clip=clip, clipped=clipped, **cuts))
             d_inputs.append(d_x)
         if calls:
             core.run(*calls)

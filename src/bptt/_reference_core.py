@@ -31,6 +31,8 @@ __all__ = [
 Array: TypeAlias = "NDArray[Any]"
 Parameters: TypeAlias = "tuple[Array | None, ...]"
 
+TRUNCATES = False  #: whether `backward` takes `truncate`: the specification is one call for each block
+
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
 
 

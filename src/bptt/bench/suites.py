@@ -78,9 +78,9 @@ CELLS = (
     goal("training", SIZES[0], (1 / 1.15, "plain"), zoneout=0.1),
     goal("training", SIZES[0], (1 / 1.15, "plain"), recurrent_dropout=0.3, zoneout=0.1),
     goal("forward", SIZES[0], (1 / 1.15, "plain"), zoneout=0.1),
-    goal("training", SIZES[0], (None, "plain"), truncate=10),
-    goal("training", SIZES[0], (None, "plain"), truncate=50),
-    goal("training", SIZES[0], (None, "plain"), step_clip=0.001),
+    goal("training", SIZES[0], (0.95, "plain"), truncate=10),
+    goal("training", SIZES[0], (0.95, "plain"), truncate=50),
+    goal("training", SIZES[0], (1 / 1.03, "plain"), step_clip=0.001),
     goal("training", SIZES[0], (None, "plain"), recompute=10),
 )
 
