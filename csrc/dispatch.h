@@ -20,7 +20,12 @@ typedef struct {
   const char *name;
   const bptt_kernels *kernels[BPTT_CELLS]; /* by bptt_cell, each two by bptt_dtype */
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
+  int64_t (*half_adds)(int64_t rounds,
+                       double *sink); /* multiply_adds of float32 on half registers; NULL: there are none */
 } bptt_variant;
+
+/* Whether small sizes run on half registers on this machine; of a variant that has them. */
+int bptt_runs_halves(const bptt_variant *variant);
 
 /* The active variant; chosen on first use from BPTT_VARIANT or the best that CPU and OS allow. NULL when
  * BPTT_VARIANT names one that cannot run. */

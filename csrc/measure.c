@@ -30,12 +30,6 @@ typedef struct {
   record *members;
 } experiment;
 
-static int64_t now(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 static void nothing(const void *context, bptt_team *team, int rank) {
   (void)context, (void)team, (void)rank;
 }
@@ -61,19 +55,19 @@ static void member(const void *context, bptt_team *team, int rank) {
   if (e->what == BPTT_READ && !e->members[rank].end)
     memset(e->memory + rank * e->bytes, 1, (size_t)e->bytes); /* by the thread that will read it */
   bptt_team_wait(team, rank);
-  e->members[rank].start = now();
+  e->members[rank].start = bptt_now();
   e->members[rank].work = work(e, team, rank);
-  e->members[rank].end = now();
+  e->members[rank].end = bptt_now();
 }
 
 /* One window; its length in ns, and in *done the work of all members (which may be fewer than were asked for). */
 static int64_t window(const experiment *e, int threads, int64_t *done) {
-  int64_t start = now(), end = 0;
+  int64_t start = bptt_now(), end = 0;
   if (e->what == BPTT_REGION) {
     for (int64_t n = 0; n < e->repeats; n++)
       bptt_team_run(threads, 1, nothing, e, NULL, NULL);
     *done = e->repeats;
-    return now() - start;
+    return bptt_now() - start;
   }
   bptt_team_run(threads, 1, member, e, NULL, NULL);
   start = e->members[0].start;

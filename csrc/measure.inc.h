@@ -16,7 +16,8 @@ static int64_t NAME(multiply_adds)(int64_t rounds, double *sink) {
 
 /* Reads `bytes` (whole groups of 8 vectors of them) front to back, `passes` times, as the kernels read weights. Returns
  * the bytes read. */
-static int64_t NAME(read_often)(const void *memory, int64_t bytes, int64_t passes, double *sink) {
+__attribute__((unused)) static int64_t NAME(read_often)(const void *memory, int64_t bytes, int64_t passes,
+                                                        double *sink) {
   enum { GROUP = 8 };
   ivec bits[GROUP] = {0};
   int64_t groups = bytes / (GROUP * VEC_BYTES);

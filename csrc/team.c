@@ -128,7 +128,7 @@ static void wake_all(atomic_int *word) {
 }
 #endif
 
-static int64_t now(void) {
+int64_t bptt_now(void) {
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
   return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
@@ -187,7 +187,7 @@ static void await(bptt_team *team, int rank, bptt_member *other, long long epoch
       continue;
     }
     if (!start)
-      start = now();
+      start = bptt_now();
     atomic_fetch_add(&team->sleepers, 1);
     int seen = atomic_load(&other->arrivals);
     if (atomic_load(&other->epoch) < epoch)
@@ -195,7 +195,7 @@ static void await(bptt_team *team, int rank, bptt_member *other, long long epoch
     atomic_fetch_sub(&team->sleepers, 1);
   }
   if (start && rank == 0)
-    team->lost += now() - start;
+    team->lost += bptt_now() - start;
 }
 
 static void run_member(bptt_team *team, int rank, bptt_task task, const void *context) {
@@ -223,7 +223,7 @@ int bptt_team_run(int threads, int insist, bptt_task task, const void *context, 
   team.deadline = 0;
 #ifdef _OPENMP
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  int64_t start = threads > 1 ? now() : 0, done = 0;
+  int64_t start = threads > 1 ? bptt_now() : 0, done = 0;
   if (threads > 1 && (insist || start >= atomic_load_explicit(&serial_until, memory_order_relaxed)) &&
       can_start(threads)) {
     pthread_once(&once, watch_forks);
@@ -238,9 +238,9 @@ int bptt_team_run(int threads, int insist, bptt_task task, const void *context, 
       atomic_store_explicit(&team.size, omp_get_num_threads(), memory_order_relaxed);
       run_member(&team, rank, task, context);
       if (rank == 0)
-        done = now();
+        done = bptt_now();
     }
-    int64_t end = now();
+    int64_t end = bptt_now();
     judge(end - start, team.lost + end - done, end);
     return atomic_load(&team.stopped);
   }
@@ -267,7 +267,7 @@ int bptt_team_progress(bptt_team *team, int rank, double flops) {
   if (rank == 0 && team->poll) {
     team->unpolled += flops;
     if (team->unpolled > POLL_FLOPS) {
-      int64_t time = now();
+      int64_t time = bptt_now();
       team->unpolled = 0;
       if (!team->deadline) {
         team->deadline = time + POLL_INTERVAL;

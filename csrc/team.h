@@ -43,4 +43,7 @@ int bptt_team_progress(bptt_team *team, int rank, double flops);
 
 int bptt_team_has_openmp(void);
 
+/* ns of the monotonic clock. */
+int64_t bptt_now(void);
+
 #endif

@@ -51,26 +51,33 @@
 #undef REAL_BITS
 #undef REAL
 
-#if defined(HALF_BYTES) && defined(CELL)
+#if defined(HALF_BYTES)
 #undef VEC_BYTES
 #define VEC_BYTES HALF_BYTES
 
 #define REAL float
 #define REAL_BITS 32
 #define SUFFIX _f32_half
-#include "bodies.inc.h"
+#include BODIES
+#endif
 
-/* Half registers run as many numbers a cycle as whole ones and pad less: H = 20 takes 24 lanes in place of 32. They
- * serve where that spares a half register, up to a size where the padding no longer shows. For float32 alone: float64
- * pads half as much, and its second set would be an eighth of the wheel. */
+#if defined(HALF_BYTES) && defined(CELL)
+
+/* Half registers pad less: H = 20 takes 24 lanes in place of 32. They serve where that spares a half register, up to a
+ * size where the padding no longer shows, on machines that run as many numbers a cycle on them as on whole ones; and
+ * for a single half register anywhere. For float32 alone: float64 pads half as much, and its second set would be an
+ * eighth of the wheel. */
 enum { HALF_BLOCKS = 8 };
+
+extern const bptt_variant PASTE(bptt_variant_, VARIANT);
 
 static const bptt_kernels whole_or_half[] = {{workspace_f32, pack_f32, forward_f32, backward_f32},
                                              {workspace_f32_half, pack_f32_half, forward_f32_half, backward_f32_half}};
 
 static const bptt_kernels *width_for(const bptt_problem *p) {
   int64_t lanes = FULL_BYTES / (int64_t)sizeof(float), last = (p->H - 1) % lanes;
-  return &whole_or_half[last < lanes / 2 && p->H <= HALF_BLOCKS * lanes];
+  int pads_less = last < lanes / 2 && p->H <= HALF_BLOCKS * lanes;
+  return &whole_or_half[pads_less && (p->H <= lanes / 2 || bptt_runs_halves(&PASTE(bptt_variant_, VARIANT)))];
 }
 
 /* Packed weights that lone.inc.h takes in a form of its own hold that behind the other one. */
@@ -138,5 +145,11 @@ extern const bptt_variant PASTE(bptt_variant_, VARIANT);
 const bptt_variant PASTE(bptt_variant_,
                          VARIANT) = {STRING(VARIANT),
                                      {TABLE(lstm), TABLE(gru), TABLE(rnn)},
-                                     {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}}};
+                                     {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}},
+#ifdef HALF_BYTES
+                                     multiply_adds_f32_half
+#else
+                                     NULL
+#endif
+};
 #endif

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -225,3 +228,31 @@ def test_layer_engine_and_stream(peephole, precision, name):
                     np.testing.assert_array_equal(output, want)
                     for got, expected in zip(state or (h_n, c_n), (h_n, c_n), strict=True):
                         np.testing.assert_array_equal(got, expected)
+
+
+DIGEST = """
+import hashlib, itertools, numpy as np, bptt
+digest, rng = hashlib.sha256(), np.random.default_rng(0)
+LSTMS = [(bptt.LSTM, {"peephole": True}), (bptt.LSTM, {"proj_size": 5})]
+KINDS = [*LSTMS, (bptt.GRU, {}), (bptt.GRU, {"reset_after": False}), (bptt.RNN, {})]
+for H, B, (kind, more) in itertools.product((7, 17, 20, 40, 72, 100, 130), (1, 2, 33), KINDS):
+    layer = kind(9, H, seed=1, **more)
+    x = rng.standard_normal((12, B, 9)).astype(np.float32)
+    tape = layer.forward(x)
+    errors = rng.standard_normal(tape.output.shape).astype(np.float32)
+    gradients = layer.backward(tape, errors, steps=True)
+    inferred = layer(x)[0], layer.freeze().stream(B).run(x)
+    for array in (tape.output, *inferred, gradients.parameters.flat, gradients.input, gradients.hidden):
+        digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_width_of_vectors():
+    """Whole or half registers: which one small sizes run on depends on the machine, and shows nowhere."""
+    found = set()
+    for width in ("half", "whole", ""):
+        command, env = [sys.executable, "-c", DIGEST], {**os.environ, "BPTT_WIDTH": width}
+        found.add(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1
+    assert len(found.pop()) == 65
