@@ -50,9 +50,9 @@ class Kept(NamedTuple):
     first_step: int = 0
     starts: Starts | None = None
 
-    def draws(self, n: int) -> tuple[int, ...]:
-        """Return seed and first step of part n as the kernels take them; nothing if it does not draw."""
-        return (self.seeds[n], self.first_step) if self.seeds else ()
+    def draws(self, n: int, begin: int = 0) -> tuple[int, ...]:
+        """Return seed and number of step `begin` of part n, as the kernels take them, if it draws."""
+        return (self.seeds[n], self.first_step + begin) if self.seeds else ()
 
     def between(self, begin: int, end: int) -> Kept:
         """Return what a forward pass over steps [begin, end) would have kept; one direction."""

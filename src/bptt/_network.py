@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _recompute
+from . import _recompute, _waves
 from ._check import Layout, contiguous
-from ._course import Course, in_order
+from ._course import Course, cut, in_order
 from ._kept import Kept, Slopes, Wanted
 from ._memory import empty
 from ._recompute import Part, Starts
 from ._threads import get_num_threads
+from ._waves import Pieces
 from .parameters import Parameters, Weights, layer_weights
 
 __all__ = ["backward", "cell_of", "draw", "forward", "infer", "inputs_of"]
@@ -109,6 +110,10 @@ def through_parts(
     """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
     T, B, _ = x.shape
     P, D, cell = layout.width, layout.directions, cell_of(core, layout.cell)
+    if layout.layers > 1 and D == 1 and not (kept and kept.starts):
+        pieces = pieces_of(layout, T, B, kept is not None)
+        if len(pieces.spans) > 1:
+            return through_waves(core, layout, weights, packs, x, h_0, c_0, course, kept, pieces)
     h_n, c_n = states_of(layout, B)
     for layer in range(layout.layers):
         if layer and kept and kept.masks:
@@ -136,6 +141,60 @@ def through_parts(
             core.run(*calls)
         x = joined(outputs, course)
     return course.unsorted(x), course.unsorted(h_n), course.unsorted(c_n)
+
+
+def pieces_of(layout: Layout, T: int, B: int, keeps: bool) -> Pieces:
+    """Return the pieces of time that the layers of a stack in one direction go through."""
+    P, size = layout.width, layout.dtype.itemsize
+    numbers = 4 * layout.hidden_size * (min(layout.input_size, P) + P)
+    return _waves.pieces_of(T, B, P * size, numbers * size, 2.0 * numbers, get_num_threads(), keeps)
+
+
+def through_waves(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+    kept: Kept | None,
+    pieces: Pieces,
+) -> tuple[Array, Array, Array | None]:
+    """Run a stack in one direction over pieces of time. As `through_parts`."""
+    (T, B, _), P, last, spans = x.shape, layout.width, layout.layers - 1, pieces.spans
+    cell, threads = cell_of(core, layout.cell), get_num_threads()
+    packs = packs or [core.pack(cell, threads, part) for part in weights or ()]
+    h_n, c_n = states_of(layout, B)
+    output = kept.hidden[last] if kept else empty((T, B, P), layout.dtype)
+    between = empty((0 if kept else last, 2, spans[0][1], B, P), layout.dtype)
+    if kept:
+        hidden = kept.hidden[:last]
+        kept.inputs.extend([x, *([empty(h.shape, h.dtype) for h in hidden] if kept.masks else hidden)])
+
+    def output_of(n: int, k: int) -> Array:
+        begin, end = spans[k]
+        if n == last:
+            return output[begin:end]
+        return kept.hidden[n][begin:end] if kept else between[n, k % 2, : end - begin]
+
+    def call(n: int, k: int) -> Any:
+        begin, end = spans[k]
+        a = output_of(n - 1, k) if n else x[begin:end]
+        tape, draws = [None, None], tuple[int, ...]()
+        if kept:
+            if n and kept.masks:
+                a = np.multiply(a, kept.masks[n - 1][begin:end], out=kept.inputs[n][begin:end])
+            tape = [None if array is None else array[n][begin:end] for array in (kept.cells, kept.gates)]
+            draws = kept.draws(n, begin)
+        before = (h_n[n], at(c_n, n)) if k else (at(h_0, n), at(c_0, n))
+        results = (output_of(n, k), h_n[n], at(c_n, n), *tape)
+        rest = (*cut(*course.of(0), begin, end), *draws)
+        return core.forward_call(cell, threads, None, packs[n], a, *before, *results, *rest)
+
+    _waves.walk(core, layout.layers, pieces, call)
+    return course.unsorted(output), course.unsorted(h_n), course.unsorted(c_n)
 
 
 def backward(
