@@ -6,7 +6,7 @@
  * for a block of rows, so that a quarter of the panel stays in L2 while the rows pass by.
  *
  * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
-#define ROW_BLOCK (8 * WIDE_ROWS)
+#define ROW_BLOCK (48 / WIDE_ROWS * WIDE_ROWS) /* the sums stay in L1 beside a quarter of the panel */
 
 INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                             const REAL *panel) {

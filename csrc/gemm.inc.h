@@ -47,6 +47,8 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
 #define ROWS_UP_TO_6(CASE) ROWS_UP_TO_4(CASE) ROW_CASE(CASE, 5) ROW_CASE(CASE, 6)
 #define ROWS_UP_TO_7(CASE) ROWS_UP_TO_6(CASE) ROW_CASE(CASE, 7)
 #define ROWS_UP_TO_8(CASE) ROWS_UP_TO_7(CASE) ROW_CASE(CASE, 8)
+#define ROWS_UP_TO_12(CASE)                                                                                            \
+  ROWS_UP_TO_8(CASE) ROW_CASE(CASE, 9) ROW_CASE(CASE, 10) ROW_CASE(CASE, 11) ROW_CASE(CASE, 12)
 #define SWITCH_ROWS(rows, most, CASE)                                                                                  \
   switch (rows) { PASTE(ROWS_UP_TO_, most)(CASE) }
 
