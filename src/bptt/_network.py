@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import _recompute
 from ._check import Layout, contiguous
-from ._course import Course, in_order
+from ._course import ALL_STEPS, Course, in_order
 from ._kept import Kept, Slopes, Wanted
 from ._memory import empty
 from ._recompute import Part, Starts
@@ -162,6 +162,8 @@ def backward(
         parameters.flat[...] = 0
     walk = through_all if wanted.truncate is None or min(wanted.truncate) >= T else through_blocks
     found = walk(core, layout, weights, kept, *errors, parameters, wanted)
+    if course is ALL_STEPS and not wanted.steps:
+        return found
     return Slopes(
         course.unsorted(found.x),
         course.unsorted(found.h_0),

@@ -61,19 +61,29 @@ def run(
         raise NotImplementedError(
             "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
         )
-    given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
-    passes: Any = arrays if plain(x) else operators
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)):
-        if passes is arrays:
-            spans = masks, seeds, lengths, resets, settings, truncate, step_clip
-            output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)  # type: ignore[no-untyped-call]
-        else:
-            output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
-    elif masks or seeds is not None:
-        output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
+    layer, spans = (x, h_0, c_0, weights), (masks, seeds, lengths, resets, settings)
+    recorded = torch.is_grad_enabled() and requires_grad(x, h_0, c_0, *weights)
+    results: Any
+    if plain(x):
+        if recorded:
+            return Recorded.apply((*spans, truncate, step_clip), x, h_0, c_0, *weights)  # type: ignore[no-untyped-call,no-any-return]
+        if masks or seeds is not None:
+            return arrays.forward(*layer, *spans)[:3]
+        return arrays.infer(*layer, lengths, resets, settings)
+    if recorded or masks or seeds is not None:
+        results = operators.forward(*layer, *spans, truncate, step_clip)
     else:
-        output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
+        results = operators.infer(*layer, lengths, resets, settings)
+    output, h_n, c_n = results[:3]
     return output, h_n, c_n if c_n.dim() == 3 else None
+
+
+def requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether any of the tensors requires a gradient."""
+    for tensor in tensors:  # any() makes a generator first
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
 
 
 def plain(x: Tensor) -> bool:
@@ -96,23 +106,12 @@ class Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        masks: list[Tensor],
-        seeds: Tensor | None,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        settings: str,
-        truncate: list[int],
-        step_clip: list[float],
-        x: Tensor,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
-        *weights: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Run forward and save what `operators.kept` returns."""
-        given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
-        results = arrays.forward(*given)
-        operators.keep(ctx, (*given, truncate, step_clip), results)
+        ctx: Any, spans: tuple[Any, ...], x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run forward and save what `operators.kept` returns; `spans` are what `run` takes after the weights."""
+        given = x, h_0, c_0, weights, *spans
+        results = arrays.forward(*given[:-2])
+        operators.keep(ctx, given, results)
         return results[:3]
 
     @staticmethod
@@ -122,7 +121,8 @@ class Recorded(torch.autograd.Function):
         if torch.is_grad_enabled():
             *states, weights = operators.gradients(errors, given)
         else:
-            *states, parameters = arrays.backward(*errors, *given)
+            slopes, parameters = arrays.backward(*errors, *given)
+            states = [arrays.tensor(d) for d in slopes[:3]]
             weights = [torch.from_numpy(part) for part in parameters.values()]
-        wanted = zip(states, ctx.needs_input_grad[7:], strict=False)
-        return *[None] * 7, *(d if needed else None for d, needed in wanted), *weights
+        wanted = zip(states, ctx.needs_input_grad[1:], strict=False)
+        return None, *[d if needed else None for d, needed in wanted], *weights
