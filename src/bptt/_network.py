@@ -230,11 +230,14 @@ def through_all(
     cell = cell_of(core, layout.cell)
     total = new_slopes(layout, kept, wanted)
     for layer in reversed(range(layout.layers)):
-        d_inputs, calls = [], []
+        d_inputs: list[Any] = []
+        calls = []
         for d in range(D):
             n = layer * D + d
             errors = None if d_output is None else part_of(d_output, d, D, course)
-            d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
+            d_x = total.x
+            if n and (layer or wanted.input):
+                d_x = empty(kept.inputs[n].shape, layout.dtype)
             given = (errors, at(d_h_n, n), at(d_c_n, n))
             states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
             clip, clipped = wanted.step_clip, at(total.clipped, n)
@@ -255,7 +258,7 @@ def through_all(
         if calls:
             core.run(*calls)
         d_output = d_inputs[0]
-        if D == 2:
+        if D == 2 and d_output is not None:
             d_output += course.turned(d_inputs[1], 1)
         if layer and kept.masks:
             d_output *= kept.masks[layer - 1]
@@ -298,7 +301,7 @@ def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
     N, T, B, _ = kept.hidden.shape
     steps, dtype = wanted.steps, layout.dtype
     return Slopes(
-        empty(kept.inputs[0].shape, dtype),
+        empty(kept.inputs[0].shape, dtype) if wanted.input else None,
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
         empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,

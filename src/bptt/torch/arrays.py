@@ -90,8 +90,9 @@ def backward(
     settings: str,
     truncate: Sequence[int],
     step_clip: Sequence[float],
+    wants_x: bool = True,
 ) -> tuple[Slopes, Parameters]:
-    """Return the gradients of x, h_0, c_0 and of the weights, from what `forward` took and returned.
+    """Return the gradients of x, if wanted, h_0, c_0 and the weights, from what `forward` took and returned.
 
     Of hidden, cells and gates only those that there are for the layer are read.
     """
@@ -99,17 +100,17 @@ def backward(
     layout = plan.layout
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     drawn = draws_of(masks, seeds, course)
-    states = course.sorted(array(h_0)), course.sorted(array(c_0))
+    first, h, c = course.sorted(array(x)), course.sorted(array(h_0)), course.sorted(array(c_0))
     steps = course.sorted(array(output))[None] if layout.parts == 1 else array(hidden)
     assert steps is not None
-    saved = array(cells) if layout.has_cell_state else None, array(gates) if layout.saved else None
-    inputs = _network.inputs_of(layout, course.sorted(array(x)), steps, drawn[0], course)
-    kept = Kept(inputs, *states, steps, *saved, *drawn, course)
-    errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
+    has_c, saved = layout.has_cell_state, array(gates) if layout.saved else None
+    inputs = _network.inputs_of(layout, first, steps, drawn[0], course)
+    kept = Kept(inputs, h, c, steps, array(cells) if has_c else None, saved, *drawn, course)
+    errors = array(d_output), array(d_h_n), array(d_c_n) if has_c else None
     parameters = plan.parameters.empty_like()
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
-    wanted = Wanted(False, blocks, bounds)
+    wanted = Wanted(False, blocks, bounds, wants_x)
     core = _backend.core()
     return _network.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
 

@@ -122,7 +122,7 @@ def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: A
     return x.new_empty(x.shape), *states, x.new_empty(sum(weight.numel() for weight in given[2]))
 
 
-def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor | None]) -> None:
     """Save what the way back needs, as tensors: PyTorch frees them, and notices if anybody wrote to them."""
     x, h_0, c_0, weights, masks, seeds, lengths, resets, settings, truncate, step_clip = inputs
     outputs, _, _, *tape = output

@@ -15,7 +15,7 @@ from .. import layers
 from .._check import Layout
 from ..parameters import Parameters, Shapes, Weights, layer_weights
 
-__all__ = ["Plan", "check_dtype", "plan_of", "settings_text"]
+__all__ = ["DTYPES", "Plan", "check_dtype", "plan_of", "settings_text"]
 
 DTYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     layout: Layout
     shapes: Shapes
     parameters: Parameters
-    parts: list[Callable[[Sequence[Any]], Weights]]
+    parts: Sequence[Callable[[Sequence[Any]], Weights]]
 
 
 def settings_text(kind: str, **settings: Any) -> str:
@@ -78,5 +78,5 @@ def plan_of(settings: str, dtype: torch.dtype) -> Plan:
     layout, shapes = layer._layout, layer.parameters.shapes
     places: Any = {name: place for place, name in enumerate(shapes)}
     parts: Any = layer_weights(places, layout.layers, layout.directions)
-    pick = [itemgetter(*(-1 if place is None else place for place in part)) for part in parts]
-    return Plan(layout, shapes, layer.parameters, pick)
+    picks: Any = [itemgetter(*(-1 if place is None else place for place in part)) for part in parts]
+    return Plan(layout, shapes, layer.parameters, picks)

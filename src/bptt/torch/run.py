@@ -61,29 +61,25 @@ def run(
         raise NotImplementedError(
             "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
         )
-    layer, spans = (x, h_0, c_0, weights), (masks, seeds, lengths, resets, settings)
-    recorded = torch.is_grad_enabled() and requires_grad(x, h_0, c_0, *weights)
+    tensors, back = (x, h_0, c_0, *weights), (truncate, step_clip)
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    spans: Any = masks, seeds, lengths, resets, settings
     results: Any
     if plain(x):
         if recorded:
-            return Recorded.apply((*spans, truncate, step_clip), x, h_0, c_0, *weights)  # type: ignore[no-untyped-call,no-any-return]
-        if masks or seeds is not None:
-            return arrays.forward(*layer, *spans)[:3]
-        return arrays.infer(*layer, lengths, resets, settings)
+            results = Recorded.apply((*spans, *back), *tensors)  # type: ignore[no-untyped-call]
+        elif masks or seeds is not None:
+            results = arrays.forward(x, h_0, c_0, weights, *spans)
+        else:
+            results = arrays.infer(x, h_0, c_0, weights, *spans[2:])
+        output, h_n, c_n = results[:3]
+        return output, h_n, c_n
     if recorded or masks or seeds is not None:
-        results = operators.forward(*layer, *spans, truncate, step_clip)
+        results = operators.forward(x, h_0, c_0, weights, *spans, *back)
     else:
-        results = operators.infer(*layer, lengths, resets, settings)
+        results = operators.infer(x, h_0, c_0, weights, *spans[2:])
     output, h_n, c_n = results[:3]
     return output, h_n, c_n if c_n.dim() == 3 else None
-
-
-def requires_grad(*tensors: Tensor | None) -> bool:
-    """Whether any of the tensors requires a gradient."""
-    for tensor in tensors:  # any() makes a generator first
-        if tensor is not None and tensor.requires_grad:
-            return True
-    return False
 
 
 def plain(x: Tensor) -> bool:
@@ -108,21 +104,20 @@ class Recorded(torch.autograd.Function):
     def forward(
         ctx: Any, spans: tuple[Any, ...], x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run forward and save what `operators.kept` returns; `spans` are what `run` takes after the weights."""
-        given = x, h_0, c_0, weights, *spans
-        results = arrays.forward(*given[:-2])
-        operators.keep(ctx, given, results)
+        """Run forward and save what `operators.kept` returns; spans: what `run` takes after the weights."""
+        results = arrays.forward(x, h_0, c_0, weights, *spans[:-2])
+        operators.keep(ctx, (x, h_0, c_0, weights, *spans), results)
         return results[:3]
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> tuple[Any, ...]:
         """Return the gradients; they cannot be differentiated again, which the operator says in time."""
-        given = operators.kept(ctx)
+        given: Any = operators.kept(ctx)
+        _, of_x, of_h, of_c, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            *states, weights = operators.gradients(errors, given)
-        else:
-            slopes, parameters = arrays.backward(*errors, *given)
-            states = [arrays.tensor(d) for d in slopes[:3]]
-            weights = [torch.from_numpy(part) for part in parameters.values()]
-        wanted = zip(states, ctx.needs_input_grad[1:], strict=False)
-        return None, *[d if needed else None for d, needed in wanted], *weights
+            d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
+            return None, d_x if of_x else None, d_h_0 if of_h else None, d_c_0 if of_c else None, *weights
+        slopes, parameters = arrays.backward(*errors, *given, of_x)  # type: ignore[call-arg]
+        states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
+        weights = [torch.from_numpy(part) for part in parameters.values()]
+        return None, *map(arrays.tensor, (slopes.x, *states)), *weights
