@@ -119,7 +119,7 @@ def report_memory(subject: Subject) -> bool:
 
 def report_share(share: Share, seconds: float, threads: int) -> bool:
     """Print the line of a step through autograd; return whether enough of the bare layer's speed is kept."""
-    from bptt.bench.autograd import CONTENDERS, medians  # imports PyTorch
+    from bptt.bench.peer_autograd import CONTENDERS, medians  # imports PyTorch
 
     found = medians(share.case, share.of_input, threads, seconds)
     peer, bare, module, least = (found[name] for name in CONTENDERS)

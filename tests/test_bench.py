@@ -194,15 +194,15 @@ def test_compare_reports_aims(capsys):
 
 def test_steps_through_autograd_are_compared_and_timed():
     pytest.importorskip("torch")
-    from bptt.bench import autograd
+    from bptt.bench import peer_autograd
 
     labels = [(share.of_input, suites.label(share.case)) for share in suites.TORCH]
     assert len(set(labels)) == len(labels)
     threads = bptt.get_num_threads()
     try:
         for of_input in (True, False):
-            found = autograd.medians(Case.of("training", "4x2x3x5", cell="GRU"), of_input, 1, 0.0)
-            assert tuple(found) == autograd.CONTENDERS
+            found = peer_autograd.medians(Case.of("training", "4x2x3x5", cell="GRU"), of_input, 1, 0.0)
+            assert tuple(found) == peer_autograd.CONTENDERS
             assert found["least"] > found["bptt"] > 0
     finally:
         bptt.set_num_threads(threads)

@@ -50,7 +50,7 @@ def test_large_arrays_start_on_cache_lines(fresh):
 def test_vectors_of_any_size_start_on_cache_lines(fresh):
     for count in (0, 1, 56, 100_000):
         for dtype in (np.float32, np.float64):
-            vector = _blocks.empty_vector(count, np.dtype(dtype))
+            vector = blocks.empty_vector(count, np.dtype(dtype))
             assert (vector.shape, vector.dtype) == ((count,), dtype)
             assert vector.ctypes.data % 64 == 0
             assert vector.flags.writeable

@@ -239,8 +239,8 @@ def layer_shapes(
 
 def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
     """Return what the kernels take of each part: matrices, biases, peepholes, projection; None: not there."""
-    names = _weight_names(layers, directions)
-    return [tuple([parameters.get(name) for name in part]) for part in names]
+    get = parameters.get
+    return [tuple(map(get, names)) for names in _weight_names(layers, directions)]
 
 
 @functools.lru_cache(maxsize=256)
