@@ -4,8 +4,11 @@
     python benchmarks/compare.py --suite cells [--match peephole] [--compiled]
     python benchmarks/compare.py --suite rtneural
     python benchmarks/compare.py --suite memory
+    python benchmarks/compare.py --suite torch
 
 Median times of interleaved turns; this library on two threads (rtneural: one, against published figures).
+torch is about bptt.torch: the share of the bare layer's speed that its module keeps, and what share a module
+could keep that only hands arrays over.
 Ends with status 1 if a ratio falls short, or a call needs more memory than it may.
 """
 
@@ -29,9 +32,15 @@ from bptt.bench.contest import (
 from bptt.bench.machine import Ceilings, measure_ceilings
 from bptt.bench.memory import MEMORY, Subject
 from bptt.bench.roofline import bound
-from bptt.bench.suites import CELLS, LSTM, RTNEURAL, SLOW_PATHS, Aim, Goal, Published, label
+from bptt.bench.suites import CELLS, LSTM, RTNEURAL, SLOW_PATHS, TORCH, Aim, Goal, Published, Share, label
 
-SUITES = {"lstm": LSTM, "cells": (*CELLS, *SLOW_PATHS), "rtneural": RTNEURAL, "memory": MEMORY}
+SUITES = {
+    "lstm": LSTM,
+    "cells": (*CELLS, *SLOW_PATHS),
+    "rtneural": RTNEURAL,
+    "memory": MEMORY,
+    "torch": TORCH,
+}
 COMPILED = "torchcompile"  # takes a hundred seconds before its first call
 
 
@@ -108,6 +117,20 @@ def report_memory(subject: Subject) -> bool:
     return found.met
 
 
+def report_share(share: Share, seconds: float, threads: int) -> bool:
+    """Print the line of a step through autograd; return whether enough of the bare layer's speed is kept."""
+    from bptt.bench.peer_autograd import CONTENDERS, medians  # imports PyTorch
+
+    found = medians(share.case, share.of_input, threads, seconds)
+    peer, bare, module, least = (found[name] for name in CONTENDERS)
+    met = bare / module >= share.ratio
+    times = " ".join(f"{time * 1e6:10.1f}" for time in (peer, bare, module))
+    note = share.case.kind + ("" if share.of_input else " x without gradient")
+    text = f"{share.case.shape:15} {times}  {verdict(bare / module, share.ratio)} {bare / least:9.2f}"
+    print(f"{text}  {note.strip()}".rstrip(), flush=True)
+    return met
+
+
 def parse() -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -135,6 +158,11 @@ def main() -> int:
         print(f"{machine}, {threads} threads; megabytes that a call holds beside what it was given")
         print(f"{'what':9} {'TxBxIxH':16} {'needed':>9} {'allowed':>9}")
         return 0 if all([report_memory(subject) for subject in chosen]) else 1
+    if suite == "torch":
+        print(f"{machine}, {threads} threads, float32, training through autograd; times in us")
+        head = f"{'TxBxIxH':15} {'torch.nn':>10} {'bare':>10} {'module':>10}"
+        print(f"{head}  {'share':>6} {'wanted':>6}       {'at best':>9}")
+        return 0 if all([report_share(share, seconds, threads) for share in chosen]) else 1
     with Contests() as contests:
         if suite == "rtneural":
             print(f"{machine}, one thread, float32, a call over 2048 steps; nanoseconds a step")

@@ -102,6 +102,7 @@ BENCH = {
     "peer_onnx": {"cases", "contenders"},
     "worker": {"cases", "clock", "contenders", "memory"},
     "contest": {"cases", "clock", "contenders", "memory"},
+    "peer_autograd": {"cases", "clock", "contenders", "contest", "peer_torch"},
     "machine": set(),
     "grid": {"cases"},
     "roofline": {"cases", "machine"},
@@ -112,6 +113,7 @@ BENCH = {
 }
 BY_NAME = {
     "peer_torch": {"torch", "bptt.torch"},
+    "peer_autograd": {"torch"},
     "peer_loops": {"torch"},
     "peer_onnx": {"onnx", "onnxruntime", "openvino"},
     "picture": {"matplotlib.figure", "matplotlib.ticker"},

@@ -192,6 +192,22 @@ def test_compare_reports_aims(capsys):
     assert "1.00   1.50  FAIL" in capsys.readouterr().out
 
 
+def test_steps_through_autograd_are_compared_and_timed():
+    pytest.importorskip("torch")
+    from bptt.bench import peer_autograd
+
+    labels = [(share.of_input, suites.label(share.case)) for share in suites.TORCH]
+    assert len(set(labels)) == len(labels)
+    threads = bptt.get_num_threads()
+    try:
+        for of_input in (True, False):
+            found = peer_autograd.medians(Case.of("training", "4x2x3x5", cell="GRU"), of_input, 1, 0.0)
+            assert tuple(found) == peer_autograd.CONTENDERS
+            assert found["least"] > found["bptt"] > 0
+    finally:
+        bptt.set_num_threads(threads)
+
+
 def test_grids():
     full, quick = grid.full_grid(), grid.quick_grid()
     assert len(set(e.case for e in full)) == len(full) > 60

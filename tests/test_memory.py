@@ -47,6 +47,15 @@ def test_large_arrays_start_on_cache_lines(fresh):
     assert all(address(blocks.empty((BIG + n,), np.float32)) % 64 == 0 for n in range(5))
 
 
+def test_vectors_of_any_size_start_on_cache_lines(fresh):
+    for count in (0, 1, 56, 100_000):
+        for dtype in (np.float32, np.float64):
+            vector = blocks.empty_vector(count, np.dtype(dtype))
+            assert (vector.shape, vector.dtype) == ((count,), dtype)
+            assert vector.ctypes.data % 64 == 0
+            assert vector.flags.writeable
+
+
 def test_used_again_when_nobody_needs_it(fresh):
     first = blocks.empty((BIG,), np.float32)
     where = address(first)

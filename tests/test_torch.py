@@ -341,6 +341,22 @@ def test_without_gradients_nothing_is_kept():
     assert module(x.requires_grad_())[0].grad_fn is not None
 
 
+@pytest.mark.parametrize(("layers", "bidirectional"), FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_an_input_that_needs_none_is_left_out(kind, layers, bidirectional):
+    module = getattr(bptt.torch, kind)(3, 5, layers, bidirectional=bidirectional)
+    x = torch.randn(7, 4, 3)
+    ways = [{}, {"lengths": torch.tensor([3, 7, 0, 5])}, {"step_clip": 0.05}]
+    for spans in ways if bidirectional else [*ways, {"truncate": (2, 3)}]:
+        found = []
+        for needs in (True, False):
+            output, state = module(x.detach().requires_grad_(needs), **spans)
+            results = output, flat(state)[0]
+            errors = [error_of(result, n) for n, result in enumerate(results)]
+            found.append(torch.autograd.grad(results, tuple(module.parameters()), errors))
+        assert_same(*found, rtol=0, atol=0)
+
+
 def test_changes_in_place_before_backward_are_noticed():
     module, x = bptt.torch.LSTM(3, 5), torch.randn(7, 4, 3)
     changes = [

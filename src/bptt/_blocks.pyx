@@ -76,8 +76,18 @@ def empty(tuple shape, dtype):
         n += 1
     if nbytes < SMALL:
         return cnp.PyArray_EMPTY(n, sizes, kind.num, 0)
+    return on_block(n, sizes, kind.num, nbytes)
+
+
+def empty_vector(cnp.npy_intp count, dtype):
+    """Return a new vector that starts at a cache line, its content whatever the memory held."""
+    cdef cnp.dtype kind = cnp.dtype(dtype)
+    return on_block(1, &count, kind.num, count * kind.itemsize)
+
+
+cdef object on_block(int ndim, cnp.npy_intp *shape, int type_num, int64_t nbytes):
     cdef Block block = take_block(nbytes)
-    array = cnp.PyArray_SimpleNewFromData(n, sizes, kind.num, block.memory)
+    array = cnp.PyArray_SimpleNewFromData(ndim, shape, type_num, block.memory)
     cnp.set_array_base(array, block)
     return array
 

@@ -119,7 +119,7 @@ class Slopes(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray, (T, B, I)
+    x : ndarray, (T, B, I), or None
     h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H)
         c_0 is None where there is no cell state.
     hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
@@ -127,7 +127,7 @@ class Slopes(NamedTuple):
         How many elements of each row each of the bounds held.
     """
 
-    x: Array
+    x: Array | None
     h_0: Array
     c_0: Array | None
     hidden: Array | None
@@ -142,13 +142,15 @@ class Slopes(NamedTuple):
     def between(self, begin: int, end: int) -> Slopes:
         """Return what there is of steps [begin, end), and the states: views."""
         steps = (None if a is None else a[:, begin:end] for a in (self.hidden, self.cells, self.clipped))
-        return Slopes(self.x[begin:end], self.h_0, self.c_0, *steps)
+        x = None if self.x is None else self.x[begin:end]
+        return Slopes(x, self.h_0, self.c_0, *steps)
 
     def add(self, block: Slopes, begin: int, end: int) -> None:
         """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
         if begin and block.clipped is not None:
             block.clipped[:, 0, :, :2] = 0  # handed to a state that is no part of the block
-        self.x[begin:end] += block.x
+        if self.x is not None and block.x is not None:
+            self.x[begin:end] += block.x
         for total, part in (
             (self.hidden, block.hidden),
             (self.cells, block.cells),
@@ -170,11 +172,12 @@ class Slopes(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """How a backward pass goes: with gradients of single steps, in blocks, clipped at bounds."""
+    """How a backward pass goes: with gradients of single steps, in blocks, clipped, down to the input."""
 
     steps: bool = False
     truncate: tuple[int, int] | None = None
     step_clip: StepClip | None = None
+    input: bool = True
 
 
 def copy_of(array: Array | None) -> Array | None:

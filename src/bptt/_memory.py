@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
 try:
-    from bptt._blocks import empty
+    from bptt._blocks import empty, empty_vector
 except ImportError:
     from numpy import empty
 
-__all__ = ["empty"]
+    def empty_vector(count: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Return a new vector that starts at a cache line, its content whatever the memory held."""
+        raw = np.empty(count + 64, dtype)
+        start = -raw.ctypes.data % 64 // raw.itemsize
+        return raw[start : start + count]
+
+
+__all__ = ["empty", "empty_vector"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import _recompute, _waves
 from ._check import Layout, contiguous
-from ._course import Course, cut, in_order
+from ._course import ALL_STEPS, Course, cut, in_order
 from ._kept import Kept, Slopes, Wanted
 from ._memory import empty
 from ._recompute import Part, Starts
@@ -225,6 +225,8 @@ def backward(
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
     walk = through_all if apart(core, kept, wanted) == T else through_blocks
     found = walk(core, layout, weights, kept, *errors, parameters, wanted)
+    if course is ALL_STEPS and not wanted.steps:
+        return found
     return Slopes(
         course.unsorted(found.x),
         course.unsorted(found.h_0),
@@ -309,11 +311,14 @@ def through_all(
     cell = cell_of(core, layout.cell)
     total = total or new_slopes(layout, kept, wanted)
     for layer in reversed(range(layout.layers)):
-        d_inputs, calls = [], []
+        d_inputs: list[Any] = []
+        calls = []
         for d in range(D):
             n = layer * D + d
             errors = None if d_output is None else part_of(d_output, d, D, course)
-            d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
+            d_x = total.x
+            if n and (layer or wanted.input):
+                d_x = empty(kept.inputs[n].shape, layout.dtype)
             given = (errors, at(d_h_n, n), at(d_c_n, n))
             states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
             clip, clipped = wanted.step_clip, at(total.clipped, n)
@@ -335,7 +340,7 @@ def through_all(
         if calls:
             core.run(*calls)
         d_output = d_inputs[0]
-        if D == 2:
+        if D == 2 and d_output is not None:
             d_output += course.turned(d_inputs[1], 1)
         if layer and kept.masks:
             d_output *= kept.masks[layer - 1]
@@ -378,7 +383,7 @@ def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
     N, T, B, _ = kept.hidden.shape
     steps, dtype = wanted.steps, layout.dtype
     return Slopes(
-        empty(kept.inputs[0].shape, dtype),
+        empty(kept.inputs[0].shape, dtype) if wanted.input else None,
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
         empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,

@@ -124,7 +124,7 @@ def backward(
     starts: Array | None,
     every: int,
     errors: tuple[Array | None, Array | None, Array | None],
-    d_x: Array,
+    d_x: Array | None,
     d_states: tuple[Array, Array | None],
     d_weights: Any,
     steps: tuple[Array | None, Array | None],
@@ -166,7 +166,7 @@ def backward(
         received = list(d_states) if begin == 0 else last
         part.core.backward(
             *(part.cell, get_num_threads(), part.weights, *tape, _in(d_output, ran), *handed),
-            *(d_x[ran], *received, d_weights, *(_in(array, ran) for array in steps)),
+            *(_in(d_x, ran), *received, d_weights, *(_in(array, ran) for array in steps)),
             *cut(part.lengths, part.resets, begin, end),
             *part.drawn(begin),
             step_clip=step_clip,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from itertools import accumulate
 from typing import Any, TypeAlias
 
@@ -11,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
-from ._memory import empty
+from ._memory import empty_vector
 
 __all__ = ["Parameters", "initialise", "layer_shapes", "layer_weights", "suffixes"]
 
 Shapes: TypeAlias = "dict[str, tuple[int, ...]]"
 Weights: TypeAlias = "tuple[NDArray[Any] | None, ...]"
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")
 _SYMBOLS = {
@@ -63,7 +63,7 @@ class Parameters(Mapping[str, NDArray[Any]]):
         self._allocate(ends[-1] if ends else 0, dtype)
 
     def _allocate(self, count: int, dtype: np.dtype[Any]) -> None:
-        self._flat = _aligned_empty(count, dtype)
+        self._flat = empty_vector(count, dtype)
         self._name_views()
 
     def _name_views(self) -> None:
@@ -94,6 +94,16 @@ class Parameters(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    # Mapping's go through __getitem__, and for a name that is not there through an exception.
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._views.get(name, default)
+
+    def items(self) -> ItemsView[str, NDArray[Any]]:
+        return self._views.items()
+
+    def values(self) -> ValuesView[NDArray[Any]]:
+        return self._views.values()
 
     __eq__ = object.__eq__  # Mapping's would compare arrays for truth
     __hash__ = object.__hash__
@@ -164,8 +174,10 @@ class Parameters(Mapping[str, NDArray[Any]]):
 
     def read_only(self) -> Parameters:
         """Make every array refuse writing from now on, but for views taken before; return self."""
-        assert self._flat.base is not None
-        self._flat.base.flags.writeable = self._flat.flags.writeable = False
+        base = self._flat.base
+        if isinstance(base, np.ndarray):
+            base.flags.writeable = False
+        self._flat.flags.writeable = False
         self._name_views()
         return self
 
@@ -174,13 +186,6 @@ def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
     parameters = Parameters(shapes, flat.dtype)
     parameters.flat[...] = flat
     return parameters if writeable else parameters.read_only()
-
-
-def _aligned_empty(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an uninitialised vector that starts at a multiple of `ALIGNMENT` bytes."""
-    raw = empty((count + ALIGNMENT // dtype.itemsize,), dtype)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
-    return raw[start : start + count]
 
 
 def suffixes(layers: int, directions: int) -> list[str]:
@@ -234,7 +239,14 @@ def layer_shapes(
 
 def layer_weights(parameters: Mapping[str, NDArray[Any]], layers: int, directions: int) -> list[Weights]:
     """Return what the kernels take of each part: matrices, biases, peepholes, projection; None: not there."""
-    return [tuple(parameters.get(name + end) for name in _KINDS) for end in suffixes(layers, directions)]
+    get = parameters.get
+    return [tuple(map(get, names)) for names in _weight_names(layers, directions)]
+
+
+@functools.lru_cache(maxsize=256)
+def _weight_names(layers: int, directions: int) -> list[tuple[str, ...]]:
+    """Return the name that each kind of weight of each part has if it is there."""
+    return [tuple(name + end for name in _KINDS) for end in suffixes(layers, directions)]
 
 
 def initialise(parameters: Parameters, bound: float, seed: Any) -> None:

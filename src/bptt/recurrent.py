@@ -303,6 +303,7 @@ class Recurrent:
         wanted = Wanted(_check.flag("steps", steps), blocks, bounds)
         given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted)
         found = _network.backward(_backend.core(), layout, *given)
+        assert found.x is not None  # as it is wanted
         d_state = layout.states_as_given(found.h_0, found.c_0, batched)
         results = (layout.as_given(found.x, batched), d_state, parameters, found.hidden, found.cells)
         return Gradients(*results, found.counts(bounds))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .cases import Case
 
-__all__ = ["CELLS", "LSTM", "RTNEURAL", "SLOW_PATHS", "Aim", "Goal", "Published", "label"]
+__all__ = ["CELLS", "LSTM", "RTNEURAL", "SLOW_PATHS", "TORCH", "Aim", "Goal", "Published", "Share", "label"]
 
 
 class Aim(NamedTuple):
@@ -119,4 +119,22 @@ RTNEURAL = (
     Published(32, 32, 316e-9, 1.5),
     Published(64, 64, 1224e-9, 1.8),
     Published(128, 128, 4907e-9, 1.8),
+)
+
+
+class Share(NamedTuple):
+    """A training step through autograd, and the share of the bare layer's speed that it is to keep.
+
+    Without `of_input` nobody wants the gradient of the input, as in the first layer of a model.
+    """
+
+    case: Case
+    of_input: bool = True
+    ratio: float = 0.9
+
+
+TORCH = (
+    *(Share(Case.of("training", shape)) for shape in ("32x1x128x128", "100x32x40x40", *SIZES[::-1])),
+    *(Share(Case.of("training", SIZES[1], cell=cell)) for cell in ("GRU", "RNN")),
+    *(Share(Case.of("training", shape), False) for shape in ("32x1x128x128", "100x32x40x40", SIZES[1])),
 )

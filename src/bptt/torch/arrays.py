@@ -1,7 +1,7 @@
 """A layer's forward and backward pass on tensors: their memory is what the kernels read and write.
 
 Tensors are of one dtype, on the CPU; sequences are (T, B, ...). A result that does not exist (the cell state
-of a GRU) is a tensor of no elements, as operators cannot return None.
+of a GRU) is None.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from .. import _backend, _course, _network
 from .._check import contiguous
 from .._course import ALL_STEPS, Course
-from .._kept import Kept, Wanted
-from ..parameters import Parameters
+from .._kept import Kept, Slopes, Wanted
+from ..parameters import Parameters, Weights
 from .plan import Plan, plan_of
 
 __all__ = ["backward", "forward", "infer"]
@@ -33,14 +33,13 @@ def infer(
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
     plan = plan_of(settings, x.dtype)
     given = array(x), array(h_0), array(c_0)
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
-    results = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
-    output, h_n, c_n = (tensor(result, x) for result in results)
-    return output, h_n, c_n
+    output, h_n, c_n = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
+    return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n)
 
 
 def forward(
@@ -53,7 +52,7 @@ def forward(
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Return output, h_n, c_n as `infer`; hidden, cells (L*D, T, B, H) and gates (L*D, T, B, 4, H), the tape.
 
     The hidden states of a layer of one part are its output, and not returned twice.
@@ -68,9 +67,8 @@ def forward(
         hidden = kept.hidden
         if plan.layout.directions == 1 and course.order is None:
             output = output.copy()  # it is the last of `hidden`, and no result may be a view of another
-    results = output, h_n, c_n, hidden, kept.cells, kept.gates
-    first, second, third, *tape = (tensor(result, x) for result in results)
-    return first, second, third, tape[0], tape[1], tape[2]
+    tape = tensor(hidden), tensor(kept.cells), tensor(kept.gates)
+    return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n), *tape
 
 
 def backward(
@@ -84,32 +82,37 @@ def backward(
     masks: Sequence[Tensor],
     seeds: Tensor | None,
     output: Tensor,
-    hidden: Tensor,
-    cells: Tensor,
-    gates: Tensor,
+    hidden: Tensor | None,
+    cells: Tensor | None,
+    gates: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     settings: str,
     truncate: Sequence[int],
     step_clip: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Parameters]:
-    """Return the gradients of x, h_0, c_0 and of the weights, from what `forward` took and returned."""
+    wants_x: bool = True,
+) -> tuple[Slopes, Parameters]:
+    """Return the gradients of x, if wanted, h_0, c_0 and the weights, from what `forward` took and returned.
+
+    Of hidden, cells and gates only those that there are for the layer are read.
+    """
     plan = plan_of(settings, x.dtype)
-    layout, core = plan.layout, _backend.core()
+    layout = plan.layout
     parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     drawn = draws_of(masks, seeds, course)
-    states = course.sorted(array(h_0)), course.sorted(array(c_0))
-    steps = course.sorted(array(output))[None] if layout.parts == 1 else hidden.numpy()
-    saved = cells.numpy() if layout.has_cell_state else None, gates.numpy() if layout.saved else None
-    inputs = _network.inputs_of(layout, course.sorted(array(x)), steps, drawn[0], course)
-    kept = Kept(inputs, *states, steps, *saved, *drawn, course)
-    errors = array(d_output), array(d_h_n), array(d_c_n) if layout.has_cell_state else None
-    parameters = Parameters(plan.shapes, layout.dtype)
+    first, h, c = course.sorted(array(x)), course.sorted(array(h_0)), course.sorted(array(c_0))
+    steps = course.sorted(array(output))[None] if layout.parts == 1 else array(hidden)
+    assert steps is not None
+    has_c, saved = layout.has_cell_state, array(gates) if layout.saved else None
+    inputs = _network.inputs_of(layout, first, steps, drawn[0], course)
+    kept = Kept(inputs, h, c, steps, array(cells) if has_c else None, saved, *drawn, course)
+    errors = array(d_output), array(d_h_n), array(d_c_n) if has_c else None
+    parameters = plan.parameters.empty_like()
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
-    wanted = Wanted(truncate=blocks, step_clip=bounds)
-    slopes = _network.backward(core, layout, parts, kept, *errors, parameters, wanted)
-    return tensor(slopes.x, x), tensor(slopes.h_0, x), tensor(slopes.c_0, x), parameters
+    wanted = Wanted(False, blocks, bounds, wants_x)
+    core = _backend.core()
+    return _network.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
 
 
 @overload
@@ -120,24 +123,25 @@ def array(value: Tensor | None) -> Array | None:
     """Return the memory of a tensor, or a contiguous copy."""
     if value is None:
         return None
-    memory: Array = value.detach().numpy()
+    memory: Array = (value.detach() if value.requires_grad else value).numpy()
     return memory if value.is_contiguous() else contiguous(memory, memory.dtype)
 
 
-def tensor(value: Array | None, x: Tensor) -> Tensor:
-    """Return a tensor over the memory of an array; for None one of no elements, of the dtype of x."""
-    return x.new_empty(0) if value is None else torch.from_numpy(value)
+def tensor(value: Array | None) -> Tensor | None:
+    """Return a tensor over the memory of an array."""
+    return None if value is None else torch.from_numpy(value)
 
 
-def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[tuple[Array | None, ...]]:
+def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[Weights]:
     """Return the weights of each part as the kernels take them."""
-    arrays = [array(weight) for weight in weights]
-    return [tuple(None if place is None else arrays[place] for place in part) for part in plan.parts]
+    arrays = [*map(array, weights), None]
+    return [pick(arrays) for pick in plan.parts]
 
 
 def draws_of(masks: Sequence[Tensor], seeds: Tensor | None, course: Course) -> tuple[list[Array], list[int]]:
     """Return masks, rows as they run, and the seed of each part."""
-    return [course.sorted(array(mask)) for mask in masks], [] if seeds is None else seeds.tolist()
+    sorted_ = [course.sorted(array(mask)) for mask in masks] if masks else []
+    return sorted_, [] if seeds is None else seeds.tolist()
 
 
 def course_of(plan: Plan, x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Course:

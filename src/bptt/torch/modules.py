@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import _check
 from ..parameters import suffixes
-from .plan import check_dtype, plan_of, settings_text
+from .plan import DTYPES, check_dtype, plan_of, settings_text
 from .run import run
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -111,7 +111,7 @@ class Recurrent(nn.RNNBase):
             arguments, ValueError or TypeError whose message names it.
         """
         bounds = _check.step_clip(step_clip, self._KIND == "LSTM") or (-1.0, -1.0, -1.0)
-        back = list(_check.truncation(truncate, self.bidirectional) or (0, 0)), list(bounds)
+        back = [*(_check.truncation(truncate, self.bidirectional) or (0, 0))], [*bounds]
         h_0, c_0 = self._pair(hx)
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -152,12 +152,13 @@ class Recurrent(nn.RNNBase):
         self, x: Tensor, h_0: Any, c_0: Any, lengths: Any, resets: Any, back: tuple[list[int], list[float]]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run (T, B, I); return output, h_n, c_n."""
-        weights = [getattr(self, name) for name in self._weight_names]
+        found: Any = self._parameters  # whose attributes are slow to get; others stand in the place of some
+        weights = [found[name] if name in found else getattr(self, name) for name in self._weight_names]
         dtype = weights[0].dtype
         if x.dtype != dtype:  # under autocast, in which the kernels take no part
             x = x.to(dtype)
             h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
-        drawn = self._draw(x) if self.training else ([], None)
+        drawn = self._draw(x) if self.training and (self.dropout or self._draws) else ([], None)
         return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, *back)
 
     def _draw(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
@@ -172,10 +173,16 @@ class Recurrent(nn.RNNBase):
 
     def _check_tensors(self, input: Tensor, h_0: Any, c_0: Any, sizes: Tensor | None) -> None:
         """Raise what torch.nn's module raises, and unless all is on the CPU and of a dtype that bptt has."""
-        weight = getattr(self, self._weight_names[0])
+        name, dtype = self._weight_names[0], input.dtype
+        weight = self._parameters.get(name)
+        if weight is not None and h_0 is None and c_0 is None and sizes is None:  # the usual case
+            same = weight.dtype == dtype and input.shape[-1] == self.input_size
+            if same and dtype in DTYPES and input.is_cpu and weight.is_cpu:
+                return
+        weight = getattr(self, name)
         check_device("input", input.device)
-        check_device(self._weight_names[0], weight.device)
-        check_dtype(self._weight_names[0], weight.dtype)
+        check_device(name, weight.device)
+        check_dtype(name, weight.dtype)
         self.check_input(input, sizes)
         expected = self.get_expected_hidden_size(input, sizes)
         if h_0 is not None:

@@ -1,7 +1,8 @@
 """The passes of a layer as operators of PyTorch, with the shapes of their results and their derivative.
 
 ``torch.ops.bptt`` has ``infer``, ``forward``, which returns the tape beside its results, and ``backward``,
-whose own derivative is refused.
+whose own derivative is refused. A result that does not exist is a tensor of no elements, as operators cannot
+return None.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ def operator(name: str, schema: str) -> Any:
     return torch.library.custom_op(f"bptt::{name}", mutates_args=(), device_types="cpu", schema=schema)
 
 
-infer = operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")(arrays.infer)
+def whole(results: Sequence[Tensor | None], x: Tensor) -> tuple[Tensor, ...]:
+    """Return a tensor of no elements, of the dtype of x, for each None."""
+    return tuple(x.new_empty(0) if result is None else result for result in results)
+
+
+@operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")  # type: ignore[untyped-decorator]
+def infer(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    """Return output, h_n and c_n, and keep nothing."""
+    return whole(arrays.infer(x, *given), x)
 
 
 @operator(  # type: ignore[untyped-decorator]
@@ -52,7 +61,7 @@ def forward(
     step_clip: Sequence[float],
 ) -> tuple[Tensor, ...]:
     """`truncate` and `step_clip` are for the way back."""
-    return arrays.forward(x, h_0, c_0, weights, masks, seeds, lengths, resets, settings)
+    return whole(arrays.forward(x, h_0, c_0, weights, masks, seeds, lengths, resets, settings), x)
 
 
 @operator(  # type: ignore[untyped-decorator]
@@ -60,11 +69,11 @@ def forward(
     f"({_ERRORS}, {_LAYER}, Tensor[] masks, Tensor? seeds, {_TAPE}, {_SPANS}, {_BACK}) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
 )
-def backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(*given: Any) -> tuple[Tensor, ...]:
     """Return the gradients of x, h_0, c_0, and those of the weights in one vector."""
-    *gradients, parameters = arrays.backward(*given)
-    d_x, d_h_0, d_c_0 = gradients
-    return d_x, d_h_0, d_c_0, torch.from_numpy(parameters.flat)
+    slopes, parameters = arrays.backward(*given)
+    gradients = slopes.x, slopes.h_0, slopes.c_0, parameters.flat
+    return whole([arrays.tensor(gradient) for gradient in gradients], given[3])
 
 
 def states_of(layout: Layout, B: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -113,7 +122,7 @@ def _backward_shapes(d_output: Any, d_h_n: Any, d_c_n: Any, x: Tensor, *given: A
     return x.new_empty(x.shape), *states, x.new_empty(sum(weight.numel() for weight in given[2]))
 
 
-def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor | None]) -> None:
     """Save what the way back needs, as tensors: PyTorch frees them, and notices if anybody wrote to them."""
     x, h_0, c_0, weights, masks, seeds, lengths, resets, settings, truncate, step_clip = inputs
     outputs, _, _, *tape = output
@@ -132,8 +141,8 @@ def kept(ctx: Any) -> tuple[Any, ...]:
 
 def gradients(errors: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Return the gradients of x, h_0, c_0 and of each weight, by the operator."""
-    d_x, d_h_0, d_c_0, flat = backward(*errors, *given)
-    weights = given[3]
+    x, weights, tape = given[0], given[3], given[6:10]
+    d_x, d_h_0, d_c_0, flat = backward(*errors, *given[:6], *whole(tape, x), *given[10:])
     parts = flat.split([weight.numel() for weight in weights])
     return d_x, d_h_0, d_c_0, [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +13,9 @@ import torch
 
 from .. import layers
 from .._check import Layout
-from ..parameters import Parameters, Shapes, layer_weights
+from ..parameters import Parameters, Shapes, Weights, layer_weights
 
-__all__ = ["Plan", "check_dtype", "plan_of", "settings_text"]
+__all__ = ["DTYPES", "Plan", "check_dtype", "plan_of", "settings_text"]
 
 DTYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -27,13 +29,17 @@ class Plan(NamedTuple):
         Sequences are (T, B, ...) and batched here, whatever the module takes.
     shapes : dict
         Name and shape of each parameter, in the order in which the operators take them.
-    parts : list of tuple
-        For each part the places of its weights in that order, as the kernels take them; None: it has none.
+    parameters : Parameters
+        Their values mean nothing: what gradients are made like.
+    parts : list of callable
+        For each part what picks its weights, as the kernels take them, out of the arrays in that order and
+        a None after them.
     """
 
     layout: Layout
     shapes: Shapes
-    parts: list[tuple[int | None, ...]]
+    parameters: Parameters
+    parts: Sequence[Callable[[Sequence[Any]], Weights]]
 
 
 def settings_text(kind: str, **settings: Any) -> str:
@@ -71,4 +77,6 @@ def plan_of(settings: str, dtype: torch.dtype) -> Plan:
     layer = kind._of(checked, Parameters(kind._shapes(checked), checked["dtype"]))
     layout, shapes = layer._layout, layer.parameters.shapes
     places: Any = {name: place for place, name in enumerate(shapes)}
-    return Plan(layout, shapes, layer_weights(places, layout.layers, layout.directions))  # type: ignore[arg-type]
+    parts: Any = layer_weights(places, layout.layers, layout.directions)
+    picks: Any = [itemgetter(*(-1 if place is None else place for place in part)) for part in parts]
+    return Plan(layout, shapes, layer.parameters, picks)

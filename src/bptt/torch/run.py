@@ -61,18 +61,24 @@ def run(
         raise NotImplementedError(
             "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
         )
-    given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
-    passes: Any = arrays if plain(x) else operators
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)):
-        if passes is arrays:
-            spans = masks, seeds, lengths, resets, settings, truncate, step_clip
-            output, h_n, c_n = Recorded.apply(*spans, x, h_0, c_0, *weights)  # type: ignore[no-untyped-call]
+    tensors, back = (x, h_0, c_0, *weights), (truncate, step_clip)
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    spans: Any = masks, seeds, lengths, resets, settings
+    results: Any
+    if plain(x):
+        if recorded:
+            results = Recorded.apply((*spans, *back), *tensors)  # type: ignore[no-untyped-call]
+        elif masks or seeds is not None:
+            results = arrays.forward(x, h_0, c_0, weights, *spans)
         else:
-            output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
-    elif masks or seeds is not None:
-        output, h_n, c_n, *_ = operators.forward(*given, truncate, step_clip)
+            results = arrays.infer(x, h_0, c_0, weights, *spans[2:])
+        output, h_n, c_n = results[:3]
+        return output, h_n, c_n
+    if recorded or masks or seeds is not None:
+        results = operators.forward(x, h_0, c_0, weights, *spans, *back)
     else:
-        output, h_n, c_n = passes.infer(x, h_0, c_0, weights, lengths, resets, settings)
+        results = operators.infer(x, h_0, c_0, weights, *spans[2:])
+    output, h_n, c_n = results[:3]
     return output, h_n, c_n if c_n.dim() == 3 else None
 
 
@@ -96,33 +102,22 @@ class Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        masks: list[Tensor],
-        seeds: Tensor | None,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        settings: str,
-        truncate: list[int],
-        step_clip: list[float],
-        x: Tensor,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
-        *weights: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Run forward and save what `operators.kept` returns."""
-        given = x, h_0, c_0, weights, masks, seeds, lengths, resets, settings
-        results = arrays.forward(*given)
-        operators.keep(ctx, (*given, truncate, step_clip), results)
+        ctx: Any, spans: tuple[Any, ...], x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run forward and save what `operators.kept` returns; spans: what `run` takes after the weights."""
+        results = arrays.forward(x, h_0, c_0, weights, *spans[:-2])
+        operators.keep(ctx, (x, h_0, c_0, weights, *spans), results)
         return results[:3]
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> tuple[Any, ...]:
         """Return the gradients; they cannot be differentiated again, which the operator says in time."""
-        given = operators.kept(ctx)
+        given: Any = operators.kept(ctx)
+        _, of_x, of_h, of_c, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            *states, weights = operators.gradients(errors, given)
-        else:
-            *states, parameters = arrays.backward(*errors, *given)
-            weights = [torch.from_numpy(part) for part in parameters.values()]
-        wanted = zip(states, ctx.needs_input_grad[7:], strict=False)
-        return *[None] * 7, *(d if needed else None for d, needed in wanted), *weights
+            d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
+            return None, d_x if of_x else None, d_h_0 if of_h else None, d_c_0 if of_c else None, *weights
+        slopes, parameters = arrays.backward(*errors, *given, of_x)  # type: ignore[call-arg]
+        states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
+        weights = [torch.from_numpy(part) for part in parameters.values()]
+        return None, *map(arrays.tensor, (slopes.x, *states)), *weights
