@@ -145,6 +145,10 @@ bptt_status bptt_backward(const bptt_problem *p);
 bptt_status bptt_forward_pair(const bptt_problem *first, const bptt_problem *second);
 bptt_status bptt_backward_pair(const bptt_problem *first, const bptt_problem *second);
 
+/* Euclidean norms of the rows of x (rows, n), into norms (rows): no square overflows or underflows, a row with a NaN
+ * has the norm NaN, an empty one 0. At most `threads` threads; the bits do not depend on them, nor on the variant. */
+bptt_status bptt_norms(const void *x, bptt_dtype dtype, int64_t rows, int64_t n, int threads, double *norms);
+
 /* Variants of the kernels: one per instruction set. */
 int bptt_variant_count(void); /* how many this machine can run */
 const char *bptt_variant_name(int rank); /* best first; NULL past the end */

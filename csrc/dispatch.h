@@ -20,6 +20,7 @@ typedef struct {
   const char *name;
   const bptt_kernels *kernels[BPTT_CELLS]; /* by bptt_cell, each two by bptt_dtype */
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
+  void (*norms[2])(const void *x, int64_t rows, int64_t n, double *norms); /* likewise; of rows (rows, n) */
 } bptt_variant;
 
 /* The active variant; chosen on first use from BPTT_VARIANT or the best that CPU and OS allow. NULL when

@@ -295,6 +295,22 @@ def backward(*arguments, **more):
     run(backward_call(*arguments, **more))
 
 
+def norms(int threads, x):
+    """Return the Euclidean norms (..) of x (.., N) along its last axis, float64."""
+    if not cnp.PyArray_Check(x) or x.ndim == 0 or x.dtype.num not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+        raise TypeError(f"x: expected float32 or float64 with an axis, got {getattr(x, 'dtype', type(x))}")
+    cdef bptt_dtype dtype = BPTT_F32 if x.dtype.num == cnp.NPY_FLOAT32 else BPTT_F64
+    cdef const void *data = take(x, dtype, x.size, "x")
+    cdef cnp.ndarray found = cnp.PyArray_EMPTY(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64, 0)
+    cdef double *filled = <double *>cnp.PyArray_DATA(found)
+    cdef int64_t rows = found.size, n = x.shape[x.ndim - 1]
+    cdef bptt_status status
+    with nogil:
+        status = bptt_norms(data, dtype, rows, n, threads, filled)
+    raise_status(status)
+    return found
+
+
 @cython.final
 cdef class Stream:
     """One step at a time through all layers, from states h (L,B,W), c (L,B,H) that are updated in place.

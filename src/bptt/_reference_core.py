@@ -24,6 +24,7 @@ __all__ = [
     "backward_call",
     "forward",
     "forward_call",
+    "norms",
     "pack",
     "run",
 ]
@@ -190,6 +191,13 @@ def run(*calls: Callable[[], None]) -> None:
     """Run calls, one after the other."""
     for call in calls:
         call()
+
+
+def norms(threads: int, x: Array) -> NDArray[np.float64]:
+    """Return the Euclidean norms (..) of x (.., N), scaled so that squares neither overflow nor underflow."""
+    largest = np.max(np.abs(x), -1, keepdims=True, initial=0).astype(np.float64)
+    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
+    return np.asarray(np.sqrt(np.square(x / scale).sum(-1)) * scale[..., 0], np.float64)
 
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:

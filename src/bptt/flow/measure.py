@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ..parameters import suffixes
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients, Tape
-from .norms import by_lag, judged, norms, per_row, reach
+from .norms import by_lag, judged, norms, per_step, reach
 from .saturation import Shares, saturated
 
 __all__ = ["GradientFlow", "PartFlow", "flow_of", "gradient_flow"]
+
+Way: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class PartFlow(NamedTuple):
@@ -205,21 +207,20 @@ def flow_of(
     hidden, cells, D = gradients.hidden, gradients.cells, 1 + layer.bidirectional
     _, T, B, _ = hidden.shape
     valid = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B).astype(np.int64)
-    injected = _injected(layer, d_output, valid, T)
-    ways = [reach(injected[d], valid, bool(d)) for d in range(D)]
-    row_norms = per_row(hidden)
-    row_cells = None if cells is None else per_row(cells)
-    carrier = row_norms if row_cells is None else row_cells
+    ways, everywhere = _ways(layer, d_output, valid, T)
+    of_hidden = per_step(hidden)
+    of_cells = None if cells is None else per_step(cells)
+    carrier, total = (hidden, of_hidden) if cells is None or of_cells is None else (cells, of_cells)
     parts = []
     for n, name in enumerate(suffixes(layer.num_layers, D)):
-        lags = by_lag(carrier[n], *ways[n % D], bool(n % D))
-        c = None if row_cells is None else norms(row_cells[n], 1)
-        parts.append(PartFlow(name[1:], norms(row_norms[n], 1), c, lags, *judged(lags)))
+        lags = _lags(carrier[n], total[n], *ways[n % D], bool(n % D))
+        c = None if of_cells is None else of_cells[n]
+        parts.append(PartFlow(name[1:], of_hidden[n], c, lags, *judged(lags)))
     top = _together(parts[-D:])
     return GradientFlow(
         *top[1:],
         tuple(parts),
-        everywhere=bool(valid.max(initial=0) > 1 and all(i.sum() == valid.sum() for i in injected)),
+        everywhere=everywhere,
         clipped=gradients.clipped,
         layer=layer,
         tape=tape,
@@ -255,19 +256,30 @@ def _last_outputs(layer: Recurrent, tape: Tape, lengths: Any) -> Any:
     return (d_h, None) if isinstance(tape.state, tuple) else d_h
 
 
-def _injected(layer: Recurrent, d_output: Any, lengths: NDArray[np.int64], T: int) -> list[NDArray[np.bool_]]:
-    """Return for each direction where errors enter, (T, B)."""
-    D, t = 1 + layer.bidirectional, np.arange(T)[:, None]
+def _ways(layer: Recurrent, d_output: Any, valid: NDArray[np.int64], T: int) -> tuple[list[Way], bool]:
+    """Return what `reach` says of each direction, and whether errors enter at every step."""
+    D = 1 + layer.bidirectional
+    ends = [(valid - 1, valid), (np.zeros_like(valid), valid)][:D]  # from the last step of each direction
     if d_output is None:
-        last: NDArray[np.bool_] = t == lengths - 1
-        return [last, (t == 0) & (lengths > 0)][:D]
-    errors = _time_major(layer, d_output) != 0
-    return [half.any(2) & (t < lengths) for half in np.split(errors, D, 2)]
+        return ends, False
+    given = np.asarray(d_output, layer.dtype)
+    errors = norms(given.reshape(*given.shape[:-1], D, given.shape[-1] // D), given.ndim) != 0
+    errors = errors[:, None] if given.ndim == 2 else errors.swapaxes(0, 1) if layer.batch_first else errors
+    errors &= (np.arange(T)[:, None] < valid)[..., None]
+    if np.count_nonzero(errors) == D * valid.sum():
+        return ends, bool(valid.max(initial=0) > 1)
+    return [reach(errors[..., d], valid, bool(d)) for d in range(D)], False
 
 
-def _time_major(layer: Recurrent, array: Any) -> NDArray[Any]:
-    """View an array like the output as (T, B, D*H)."""
-    given = np.asarray(array)
-    if given.ndim == 2:
-        return given[:, None]
-    return given.swapaxes(0, 1) if layer.batch_first else given
+def _lags(
+    steps: NDArray[Any],
+    total: NDArray[np.float64],
+    origin: NDArray[np.int64],
+    count: NDArray[np.int64],
+    reverse: bool,
+) -> NDArray[np.float64]:
+    """Return norms by lag, from gradients (T, B, H) and their norms (T,): one way for all rows is a slice."""
+    if len(count) and (origin == origin[0]).all() and (count == count[0]).all():
+        way = total[origin[0] :] if reverse else total[: origin[0] + 1][::-1]
+        return way[: count[0]].copy()
+    return by_lag(norms(steps, 2), origin, count, reverse)

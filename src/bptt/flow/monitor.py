@@ -16,7 +16,7 @@ from .. import _check
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients
 from .measure import gradient_flow
-from .norms import judged, norms, per_row
+from .norms import judged, norms, per_step
 
 __all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
 
@@ -195,7 +195,7 @@ class GradientMonitor:
         part = -2 if self.layer.bidirectional else -1
         steps = gradients.hidden if gradients.cells is None else gradients.cells
         assert steps is not None
-        lags = norms(per_row(steps[part][None])[0], 1)[::-1]
+        lags = per_step(steps[part])[::-1]
         return *judged(lags), *_ends(lags)
 
     def _keep(self, record: Record) -> None:

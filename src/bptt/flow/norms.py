@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_lag", "judged", "norms", "per_row", "reach"]
+from .._backend import core
+from .._threads import get_num_threads
+
+__all__ = ["by_lag", "judged", "norms", "per_step", "reach"]
 
 # A factor per step outside of these vanishes or explodes whatever the length of the sequence,
 FACTORS = (0.9, 1.1)
@@ -16,19 +19,17 @@ TOTAL = 100.0
 
 
 def norms(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    """Return Euclidean norms along an axis, scaled so that squares neither overflow nor underflow."""
-    largest = np.max(np.abs(array), axis, keepdims=True, initial=0).astype(np.float64)
-    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
-    squares = np.square(array / scale).sum(axis)
-    return np.asarray(np.sqrt(squares) * scale.squeeze(axis), np.float64)
+    """Return Euclidean norms along an axis, whose squares neither overflow nor underflow."""
+    if axis != array.ndim - 1:
+        array = np.moveaxis(array, axis, -1)
+    found: NDArray[np.float64] = core().norms(get_num_threads(), np.ascontiguousarray(array))
+    return found
 
 
-def per_row(steps: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the norm over units of gradients (L*D, T, B, H): (L*D, T, B)."""
-    if steps.dtype == np.float32:  # its squares fit into float64
-        wide = steps.astype(np.float64)
-        return np.asarray(np.sqrt(np.einsum("ntbh,ntbh->ntb", wide, wide)))
-    return norms(steps, 3)
+def per_step(steps: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the norm over batch and units of gradients (.., T, B, H): (.., T)."""
+    *outer, B, H = steps.shape
+    return norms(steps.reshape(*outer, B * H), len(outer))
 
 
 def reach(
@@ -116,6 +117,6 @@ def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
 
 
 def _factor(places: NDArray[np.int64], logs: NDArray[np.float64]) -> float:
-    away = places - places.mean()
+    away = places - places.sum() / len(places)
     with np.errstate(over="ignore"):
-        return float(np.exp(away @ (logs - logs.mean()) / (away @ away)))
+        return float(np.exp(away @ logs / (away @ away)))
