@@ -6,15 +6,34 @@
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
-static void NAME(backward_past)(const bptt_problem *p, int64_t t, range rows, range panels, range h_panels) {
-  const int64_t H = p->H, W = width_of(p), each = WIDE_VECS * LANES;
+static void NAME(backward_past)(const NAME(backward_step) * s, range rows, range panels, range h_panels) {
+  const int64_t H = s->job->p->H, W = s->job->W, each = WIDE_VECS * LANES;
   const range units = {min_i64(panels.begin * each, H), min_i64(panels.end * each, H)};
   const range outputs = {min_i64(h_panels.begin * each, W), min_i64(h_panels.end * each, W)};
-  for (int64_t token = t * p->B + rows.begin; token < t * p->B + rows.end; token++) {
-    if (p->d_hidden)
-      memset((REAL *)p->d_hidden + token * W + outputs.begin, 0, (size_t)(outputs.end - outputs.begin) * sizeof(REAL));
-    if (p->d_cells)
-      memset((REAL *)p->d_cells + token * H + units.begin, 0, (size_t)(units.end - units.begin) * sizeof(REAL));
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    if (s->d_hidden)
+      memset(s->d_hidden + b * W + outputs.begin, 0, (size_t)(outputs.end - outputs.begin) * sizeof(REAL));
+    if (s->d_cells)
+      memset(s->d_cells + b * H + units.begin, 0, (size_t)(units.end - units.begin) * sizeof(REAL));
+  }
+}
+
+/* Where rows of step t go, so many numbers in all: into a whole array, or one of the chunk, or nowhere. */
+static REAL *NAME(rows_at)(void *whole, REAL *chunk, int64_t t, int64_t slot, int64_t count) {
+  return whole ? (REAL *)whole + t * count : chunk ? chunk + slot * count : NULL;
+}
+
+/* Norms of this thread's rows over the steps of a chunk, while the gradients are in cache. */
+static void NAME(chunk_norms)(const NAME(backward_job) * job, int64_t t0, int64_t t1, range rows) {
+  const bptt_problem *p = job->p;
+  for (int64_t t = t0; t < t1; t++) {
+    const REAL *d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, t - t0, p->B * job->W);
+    const REAL *d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, t - t0, p->B * p->H);
+    for (int64_t b = rows.begin; b < rows.end; b++) {
+      double *norms = p->norms + (t * p->B + b) * 2;
+      norms[0] = NAME(norm)(d_hidden + b * job->W, job->W);
+      norms[1] = HAS_CELL_STATE ? NAME(norm)(d_cells + b * p->H, p->H) : 0;
+    }
   }
 }
 
@@ -56,6 +75,8 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
       run = NAME(output_run), own = h_panels;
     }
 #endif
+    s.d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, t - t0, p->B * W);
+    s.d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, t - t0, state);
     s.dz_next = dz_next;
     run(&s, (range){rows.begin, going}, own);
     s.dz_next = NULL;
@@ -68,7 +89,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     }
 #endif
     if (p->lengths)
-      NAME(backward_past)(p, t, (range){valid, rows.end}, panels, h_panels);
+      NAME(backward_past)(&s, (range){valid, rows.end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
     if (job->plan.split == BPTT_SPLIT_HIDDEN)
       stop = bptt_team_wait(team, rank);
@@ -183,6 +204,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     int64_t t0 = t1 - min_i64(chunk, t1);
     if (NAME(chunk_recursion)(job, team, rank, t0, t1, rows, panels, h_panels))
       return;
+    if (p->norms)
+      NAME(chunk_norms)(job, t0, t1, split_rows ? rows : share(p->B, rank, team->size));
     NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T && !p->accumulate);
     if (t0 > 0) { /* the chunk before starts from this one's first step */
       range carry = share(slot, rank, team->size);
@@ -224,6 +247,10 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.dh = arena_take(a, job.plan.chunk * p->B, job.dh_pitch * real);
     job.middle = arena_take(a, job.plan.chunk * p->B, H * real);
   }
+  if (p->norms && !p->d_hidden)
+    job.d_hidden = arena_take(a, job.plan.chunk * p->B, W * real);
+  if (HAS_CELL_STATE && p->norms && !p->d_cells)
+    job.d_cells = arena_take(a, job.plan.chunk * p->B, H * real);
   if (p->zoneout > 0) {
     job.carry_h = arena_take(a, p->B, W * real);
     if (p->d_weight_peephole)
@@ -233,9 +260,10 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
-  if (p->d_output && !p->d_hidden && !p->d_cells && !p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) &&
-      !job.options.special)
-    job.plain = p->resets || p->weight_peephole || p->step_clip ? 1 : 2;
+  if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
+    job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output || p->d_hidden || p->d_cells || p->norms
+                    ? 1
+                    : 2;
   return job;
 }
 

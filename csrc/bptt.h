@@ -115,6 +115,8 @@ typedef struct {
   void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */
   const double *step_clip; /* (3) in, by bptt_clip: elements are held between minus this and this; infinity: as they
                               are; or NULL: all as they are. What the caller gives is not clipped. */
+  double *norms; /* (T, B, 2) out: Euclidean norms of the rows of d_hidden and d_cells, whether those are wanted or not;
+                    zero for d_cells where there is no cell state; or NULL */
   int64_t *clipped; /* (T, B, 3) out: how many elements were clipped in step t, by bptt_clip; or NULL. That of h_0 and
                        c_0 counts for step 0, where d_h_0 and d_c_0 are wanted. */
   int32_t accumulate; /* 0, or 1: the gradients of the parameters are added to what their arrays hold, as if these steps

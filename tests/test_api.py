@@ -120,7 +120,7 @@ BY_NAME = {
 # And inside flow.
 FLOW = {
     "__init__": {"dynamics", "measure", "monitor", "saturation"},
-    "norms": set(),
+    "norms": {"_backend", "_threads"},
     "saturation": {"layers", "recurrent", "tape"},
     "dynamics": {"_check", "layers", "parameters", "recurrent"},
     "measure": {"norms", "parameters", "pictures", "recurrent", "report", "saturation", "tape"},

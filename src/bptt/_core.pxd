@@ -57,6 +57,7 @@ cdef extern from "bptt.h" nogil:
         void *d_hidden
         void *d_cells
         const double *step_clip
+        double *norms
         int64_t *clipped
         void *workspace
         int64_t workspace_bytes

@@ -253,12 +253,12 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
 
 def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
                   d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
-                  int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False):
+                  int64_t first_step=0, tuple step_clip=None, clipped=None, norms=None, bint accumulate=False):
     """Return the call that backpropagates.
 
     It fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
-    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate: d_parameters are added
-    to.
+    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; norms (T,B,2) float64: those of the
+    rows of d_hidden and d_cells; accumulate: d_parameters are added to.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -275,13 +275,14 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
     p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
     p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
+    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
     p.accumulate = accumulate
     if step_clip is not None:
         call.bounds[0], call.bounds[1], call.bounds[2] = step_clip
         p.step_clip = call.bounds
     call.op = BPTT_BACKWARD
     call.held = (parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_parameters,
-                 d_hidden, d_cells, lengths, resets, clipped)
+                 d_hidden, d_cells, lengths, resets, clipped, norms)
     return call
 
 
@@ -295,7 +296,7 @@ def backward(*arguments, **more):
     run(backward_call(*arguments, **more))
 
 
-def norms(int threads, x):
+def row_norms(int threads, x):
     """Return the Euclidean norms (..) of x (.., N) along its last axis, float64."""
     if not cnp.PyArray_Check(x) or x.ndim == 0 or x.dtype.num not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
         raise TypeError(f"x: expected float32 or float64 with an axis, got {getattr(x, 'dtype', type(x))}")

@@ -122,7 +122,8 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
         if mirror is None:
             ordered[1::2] = back[:, ::-1]
         else:
-            ordered[1::2] = np.take_along_axis(back, mirror.reshape(1, *mirror.shape[:2], *[1] * (back.ndim - 3)), 1)
+            places = mirror.reshape(1, *mirror.shape[:2], *[1] * (back.ndim - 3))
+            ordered[1::2] = np.take_along_axis(back, places, 1)
         parts = ordered
     return course.unsorted(parts, 2)
 

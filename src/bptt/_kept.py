@@ -125,6 +125,8 @@ class Slopes(NamedTuple):
     hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
     clipped : ndarray of int64, (L*D, T, B, 3), or None
         How many elements of each row each of the bounds held.
+    norms : ndarray of float64, (L*D, T, B, 2), or None
+        Of the rows of hidden and cells.
     """
 
     x: Array
@@ -133,6 +135,7 @@ class Slopes(NamedTuple):
     hidden: Array | None
     cells: Array | None
     clipped: Array | None
+    norms: Array | None
 
     def add(self, block: Slopes, begin: int, end: int) -> None:
         """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
@@ -160,9 +163,10 @@ class Slopes(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """How a backward pass goes: with gradients of single steps, in blocks, clipped at bounds."""
+    """How a backward pass goes: with gradients of single steps, their norms, in blocks, clipped at bounds."""
 
     steps: bool = False
+    norms: bool = False
     truncate: tuple[int, int] | None = None
     step_clip: StepClip | None = None
 

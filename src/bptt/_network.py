@@ -169,6 +169,7 @@ def backward(
         in_order(found.hidden, D, course),
         in_order(found.cells, D, course),
         in_order(found.clipped, D, course),
+        in_order(found.norms, D, course),
     )
 
 
@@ -188,7 +189,8 @@ def through_blocks(
     every, depth = wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    total = new_slopes(layout, kept, wanted)
+    inside = wanted._replace(steps=wanted.norms)
+    total = new_slopes(layout, kept, inside)
     for array in total:
         if array is not None:
             array[...] = 0
@@ -205,10 +207,13 @@ def through_blocks(
             errors = d_output[begin:end].copy()
             errors[: max(0, start - begin)] = 0
         part = restarted(core, layout, weights, kept, begin, end) if kept.starts else kept.between(begin, end)
-        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, wanted)
+        found = through_all(core, layout, weights, part, errors, d_h, d_c, block_parameters, inside)
         parameters.flat[...] += block_parameters.flat
         total.add(found, begin, end)
-    return total
+    if total.norms is not None:  # of the sums over the blocks
+        for n, array in enumerate((total.hidden, total.cells)):
+            total.norms[..., n] = 0 if array is None else core.row_norms(get_num_threads(), array)
+    return total if wanted.steps else total._replace(hidden=None, cells=None)
 
 
 def through_all(
@@ -235,12 +240,12 @@ def through_all(
             d_x = total.x if n == 0 else empty(kept.inputs[n].shape, layout.dtype)
             given = (errors, at(d_h_n, n), at(d_c_n, n))
             states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
-            clip, clipped = wanted.step_clip, at(total.clipped, n)
+            clip, counted = wanted.step_clip, (at(total.clipped, n), at(total.norms, n))
             if B and kept.starts:
                 part = part_to_recompute(core, layout, weights, kept, n)
                 starts, every = at(kept.starts.cells, n), kept.starts.every
                 gates, h = (layout.saved, layout.hidden_size), kept.hidden[n]
-                results = (d_x, states, d_weights[n], steps, clip, clipped)
+                results = (d_x, states, d_weights[n], steps, clip, counted)
                 _recompute.backward(part, gates, h, starts, every, given, *results)
             elif B:
                 initial = (at(kept.h_0, n), at(kept.c_0, n))
@@ -248,7 +253,8 @@ def through_all(
                 filled = (d_x, *states, d_weights[n], *steps)
                 spans = (*course.of(d), *kept.draws(n))
                 call = (cell, get_num_threads(), weights[n], *tape, *given, *filled, *spans)
-                calls.append(core.backward_call(*call, step_clip=clip, clipped=clipped))
+                measures = dict(zip(("clipped", "norms"), counted, strict=True))
+                calls.append(core.backward_call(*call, step_clip=clip, **measures))
             d_inputs.append(d_x)
         if calls:
             core.run(*calls)
@@ -294,13 +300,14 @@ def restarted(
 def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
     """Return arrays, not filled, for all that a backward pass returns."""
     N, T, B, _ = kept.hidden.shape
-    steps, dtype = wanted.steps, layout.dtype
+    steps, norms, dtype = wanted.steps, wanted.norms, layout.dtype
     return Slopes(
         empty(kept.inputs[0].shape, dtype),
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
         empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,
-        np.zeros((N, T, B, 3), np.int64) if steps and wanted.step_clip else None,
+        np.zeros((N, T, B, 3), np.int64) if norms and wanted.step_clip else None,
+        empty((N, T, B, 2), np.dtype(np.float64)) if norms else None,
     )
 
 

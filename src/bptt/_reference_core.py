@@ -24,8 +24,8 @@ __all__ = [
     "backward_call",
     "forward",
     "forward_call",
-    "norms",
     "pack",
+    "row_norms",
     "run",
 ]
 
@@ -139,9 +139,10 @@ def backward(
     first_step: int = 0,
     step_clip: reference.StepClip | None = None,
     clipped: Array | None = None,
+    norms: Array | None = None,
     accumulate: bool = False,
 ) -> None:
-    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells.
+    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells, and their norms.
 
     `step_clip` and `clipped` are those of the specification; with `accumulate` d_parameters are added to.
     """
@@ -173,6 +174,9 @@ def backward(
     for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
+    if norms is not None:
+        norms[..., 0] = row_norms(threads, results[-1 - (cell.kind == "LSTM")])
+        norms[..., 1] = row_norms(threads, results[-1]) if cell.kind == "LSTM" else 0
     for name, target in _named(d_parameters).items():
         target[...] = target + d_weights[name] if accumulate else d_weights[name]
 
@@ -193,7 +197,7 @@ def run(*calls: Callable[[], None]) -> None:
         call()
 
 
-def norms(threads: int, x: Array) -> NDArray[np.float64]:
+def row_norms(threads: int, x: Array) -> NDArray[np.float64]:
     """Return the Euclidean norms (..) of x (.., N), scaled so that squares neither overflow nor underflow."""
     largest = np.max(np.abs(x), -1, keepdims=True, initial=0).astype(np.float64)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..parameters import suffixes
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients, Tape
-from .norms import by_lag, judged, norms, per_step, reach
+from .norms import by_lag, judged, norms, reach
 from .saturation import Shares, saturated
 
 __all__ = ["GradientFlow", "PartFlow", "flow_of", "gradient_flow"]
@@ -195,27 +195,26 @@ def gradient_flow(
 def flow_of(
     layer: Recurrent, tape: Tape, gradients: Gradients, d_output: Any = None, lengths: Any = None
 ) -> GradientFlow:
-    """Return the flow of a backward pass that was done with ``steps=True``.
+    """Return the flow of a backward pass that was done with ``steps=True`` or ``steps="norms"``.
 
     Parameters
     ----------
     layer, tape, gradients, d_output, lengths
         Of that pass. Without `d_output`, errors entered at the last step that each direction takes.
     """
-    if gradients.hidden is None:
-        raise ValueError("gradients: expected those of backward(..., steps=True)")
-    hidden, cells, D = gradients.hidden, gradients.cells, 1 + layer.bidirectional
-    _, T, B, _ = hidden.shape
+    if gradients.norms is None:
+        raise ValueError("gradients: expected those of backward(..., steps=True) or steps='norms'")
+    _, T, B, _ = gradients.norms.shape
+    D, carrier = 1 + layer.bidirectional, int(isinstance(gradients.state, tuple))
     valid = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B).astype(np.int64)
-    ways, everywhere = _ways(layer, d_output, valid, T)
-    of_hidden = per_step(hidden)
-    of_cells = None if cells is None else per_step(cells)
-    carrier, total = (hidden, of_hidden) if cells is None or of_cells is None else (cells, of_cells)
+    ways, everywhere = _ways(layer, d_output, None if lengths is None else valid, T, B)
+    rows = np.ascontiguousarray(gradients.norms.transpose(3, 0, 1, 2))
+    total = norms(rows, 3)
     parts = []
     for n, name in enumerate(suffixes(layer.num_layers, D)):
-        lags = _lags(carrier[n], total[n], *ways[n % D], bool(n % D))
-        c = None if of_cells is None else of_cells[n]
-        parts.append(PartFlow(name[1:], of_hidden[n], c, lags, *judged(lags)))
+        of_cells = total[1, n] if carrier else None
+        lags = _lags(rows[carrier, n], total[carrier, n], ways[n % D] if ways else None, bool(n % D))
+        parts.append(PartFlow(name[1:], total[0, n], of_cells, lags, *judged(lags)))
     top = _together(parts[-D:])
     return GradientFlow(
         *top[1:],
@@ -256,30 +255,31 @@ def _last_outputs(layer: Recurrent, tape: Tape, lengths: Any) -> Any:
     return (d_h, None) if isinstance(tape.state, tuple) else d_h
 
 
-def _ways(layer: Recurrent, d_output: Any, valid: NDArray[np.int64], T: int) -> tuple[list[Way], bool]:
-    """Return what `reach` says of each direction, and whether errors enter at every step."""
-    D = 1 + layer.bidirectional
-    ends = [(valid - 1, valid), (np.zeros_like(valid), valid)][:D]  # from the last step of each direction
+def _ways(
+    layer: Recurrent, d_output: Any, lengths: NDArray[np.int64] | None, T: int, B: int
+) -> tuple[list[Way] | None, bool]:
+    """Return what `reach` says of each direction, and whether errors enter at every step.
+
+    None: every row goes all steps, from the last that a direction takes.
+    """
+    ends = None if lengths is None else [(lengths - 1, lengths), (np.zeros_like(lengths), lengths)]
     if d_output is None:
         return ends, False
-    given = np.asarray(d_output, layer.dtype)
+    D, given = 1 + layer.bidirectional, np.asarray(d_output, layer.dtype)
     errors = norms(given.reshape(*given.shape[:-1], D, given.shape[-1] // D), given.ndim) != 0
     errors = errors[:, None] if given.ndim == 2 else errors.swapaxes(0, 1) if layer.batch_first else errors
-    errors &= (np.arange(T)[:, None] < valid)[..., None]
+    valid = np.full(B, T) if lengths is None else lengths
+    if lengths is not None:
+        errors &= (np.arange(T)[:, None] < lengths)[..., None]
     if np.count_nonzero(errors) == D * valid.sum():
         return ends, bool(valid.max(initial=0) > 1)
     return [reach(errors[..., d], valid, bool(d)) for d in range(D)], False
 
 
 def _lags(
-    steps: NDArray[Any],
-    total: NDArray[np.float64],
-    origin: NDArray[np.int64],
-    count: NDArray[np.int64],
-    reverse: bool,
+    rows: NDArray[np.float64], total: NDArray[np.float64], way: Way | None, reverse: bool
 ) -> NDArray[np.float64]:
-    """Return norms by lag, from gradients (T, B, H) and their norms (T,): one way for all rows is a slice."""
-    if len(count) and (origin == origin[0]).all() and (count == count[0]).all():
-        way = total[origin[0] :] if reverse else total[: origin[0] + 1][::-1]
-        return way[: count[0]].copy()
-    return by_lag(norms(steps, 2), origin, count, reverse)
+    """Return norms by lag, from those of rows (T, B) and of all rows together (T,)."""
+    if way is None:
+        return (total if reverse else total[::-1])[: len(total) if rows.shape[1] else 0].copy()
+    return by_lag(rows, *way, reverse)
