@@ -4,9 +4,10 @@
     python benchmarks/compare.py --suite cells [--match peephole] [--compiled]
     python benchmarks/compare.py --suite rtneural
     python benchmarks/compare.py --suite memory
+    python benchmarks/compare.py --suite flow
 
 Median times of interleaved turns; this library on two threads (rtneural: one, against published figures).
-Ends with status 1 if a ratio falls short, or a call needs more memory than it may.
+Ends with status 1 if a ratio falls short, a call needs more memory than it may, or a measurement more time.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from bptt.bench.contest import (
     need,
     thread_counts,
 )
+from bptt.bench.flow import FLOW, MOST, Watch, cost
 from bptt.bench.machine import Ceilings, measure_ceilings
 from bptt.bench.memory import MEMORY, Subject
 from bptt.bench.roofline import bound
 from bptt.bench.suites import CELLS, LSTM, RTNEURAL, SLOW_PATHS, Aim, Goal, Published, label
 
-SUITES = {"lstm": LSTM, "cells": (*CELLS, *SLOW_PATHS), "rtneural": RTNEURAL, "memory": MEMORY}
+SUITES = {"lstm": LSTM, "cells": (*CELLS, *SLOW_PATHS), "rtneural": RTNEURAL, "memory": MEMORY, "flow": FLOW}
 COMPILED = "torchcompile"  # takes a hundred seconds before its first call
 
 
@@ -108,6 +110,15 @@ def report_memory(subject: Subject) -> bool:
     return found.met
 
 
+def report_flow(watch: Watch, threads: int, seconds: float) -> bool:
+    """Print the line of what measuring the flow of gradients costs; return whether it is less than it may."""
+    found = cost(watch, threads, seconds)
+    times = f"{found.plain * 1e6:10.1f} {found.measured * 1e6:10.1f}"
+    text = f"{watch.what:9} {watch.case.shape:15} {threads:7} {times} {found.share:7.1%} {MOST:6.0%}"
+    print(f"{text}  {'pass' if found.met else 'FAIL'}  {watch.case.kind}".rstrip(), flush=True)
+    return found.met
+
+
 def parse() -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -135,6 +146,12 @@ def main() -> int:
         print(f"{machine}, {threads} threads; megabytes that a call holds beside what it was given")
         print(f"{'what':9} {'TxBxIxH':16} {'needed':>9} {'allowed':>9}")
         return 0 if all([report_memory(subject) for subject in chosen]) else 1
+    if suite == "flow":
+        print(f"{machine}; times of a backward pass in us, alone and with the flow of gradients measured")
+        columns = f"{'threads':>7} {'plain':>10} {'measured':>10} {'cost':>7} {'most':>6}"
+        print(f"{'what':9} {'TxBxIxH':15} {columns}")
+        met = [report_flow(entry, n, seconds) for n in reversed(thread_counts()) for entry in chosen]
+        return 0 if all(met) else 1
     with Contests() as contests:
         if suite == "rtneural":
             print(f"{machine}, one thread, float32, a call over 2048 steps; nanoseconds a step")

@@ -23,17 +23,13 @@ static REAL *NAME(rows_at)(void *whole, REAL *chunk, int64_t t, int64_t slot, in
   return whole ? (REAL *)whole + t * count : chunk ? chunk + slot * count : NULL;
 }
 
-/* Norms of this thread's rows over the steps of a chunk, while the gradients are in cache. */
-static void NAME(chunk_norms)(const NAME(backward_job) * job, int64_t t0, int64_t t1, range rows) {
-  const bptt_problem *p = job->p;
-  for (int64_t t = t0; t < t1; t++) {
-    const REAL *d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, t - t0, p->B * job->W);
-    const REAL *d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, t - t0, p->B * p->H);
-    for (int64_t b = rows.begin; b < rows.end; b++) {
-      double *norms = p->norms + (t * p->B + b) * 2;
-      norms[0] = NAME(norm)(d_hidden + b * job->W, job->W);
-      norms[1] = HAS_CELL_STATE ? NAME(norm)(d_cells + b * p->H, p->H) : 0;
-    }
+/* Norms of what rows of step t were given. */
+static void NAME(step_norms)(const NAME(backward_step) * s, range rows) {
+  const int64_t H = s->job->p->H, W = s->job->W;
+  double *norms = s->job->p->norms + s->t * s->job->p->B * 2;
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    norms[2 * b] = NAME(norm)(s->d_hidden + b * W, W);
+    norms[2 * b + 1] = HAS_CELL_STATE ? NAME(norm)(s->d_cells + b * H, H) : 0;
   }
 }
 
@@ -95,6 +91,8 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
       stop = bptt_team_wait(team, rank);
     if (stop)
       return 1;
+    if (p->norms)
+      NAME(step_norms)(&s, job->plan.split == BPTT_SPLIT_HIDDEN ? share(p->B, rank, team->size) : rows);
   }
   return job->plan.split == BPTT_SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
 }
@@ -204,8 +202,6 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     int64_t t0 = t1 - min_i64(chunk, t1);
     if (NAME(chunk_recursion)(job, team, rank, t0, t1, rows, panels, h_panels))
       return;
-    if (p->norms)
-      NAME(chunk_norms)(job, t0, t1, split_rows ? rows : share(p->B, rank, team->size));
     NAME(chunk_products)(job, team, rank, t0, t1 - t0, t1 == p->T && !p->accumulate);
     if (t0 > 0) { /* the chunk before starts from this one's first step */
       range carry = share(slot, rank, team->size);

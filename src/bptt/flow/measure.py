@@ -206,7 +206,7 @@ def flow_of(
         raise ValueError("gradients: expected those of backward(..., steps=True) or steps='norms'")
     _, T, B, _ = gradients.norms.shape
     D, carrier = 1 + layer.bidirectional, int(isinstance(gradients.state, tuple))
-    valid = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B).astype(np.int64)
+    valid = np.zeros(B, np.int64) + (T if lengths is None else np.reshape(lengths, B))
     ways, everywhere = _ways(layer, d_output, None if lengths is None else valid, T, B)
     rows = np.ascontiguousarray(gradients.norms.transpose(3, 0, 1, 2))
     total = norms(rows, 3)

@@ -94,14 +94,14 @@ def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
     infinity or NaN anywhere is exploding. Else: below 0.9 vanishing, above 1.1 exploding; in between when
     all steps together make the norm 100 times smaller or larger.
     """
-    n = len(lags)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(lags)
-        slope = _slope(np.arange((1 - n) / 2, n / 2), logs) if n > 1 else math.nan
+    n, slope = len(lags), math.nan
+    if n > 1 and np.count_nonzero(lags) == n:
+        slope = _slope(np.arange((1 - n) / 2, n / 2), np.log(lags))
     if not math.isfinite(slope):  # not all norms are positive and finite, or there are no two
-        usable = np.flatnonzero(np.isfinite(logs))
-        slope = _slope(usable - usable.mean(), logs[usable]) if len(usable) > 1 else math.nan
-        if not np.isfinite(lags).all():
+        finite = np.isfinite(lags)
+        usable = np.flatnonzero(finite & (lags > 0))
+        slope = _slope(usable - usable.mean(), np.log(lags[usable])) if len(usable) > 1 else math.nan
+        if not finite.all():
             return (math.inf if math.isnan(slope) else _power(slope)), "exploding"
         if n < 2:
             return 1.0, "steady"
@@ -119,7 +119,7 @@ def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
 
 def _slope(away: NDArray[np.float64], logs: NDArray[np.float64]) -> float:
     """Return the slope of the line that fits `logs` best over places `away` from their mean."""
-    return float(away @ logs) / float(away @ away)
+    return float(away.dot(logs)) / float(away.dot(away))
 
 
 def _power(slope: float) -> float:
