@@ -5,8 +5,9 @@ INLINE double NAME(squares)(const REAL *x, int64_t n) {
   enum { WAYS = 16, WIDE = VEC_BYTES / sizeof(double), VECS = WAYS / WIDE, HALVES = sizeof(double) / sizeof(REAL) };
   NAME(wide) sums[VECS] = {0};
   for (; n > 0; n -= WAYS, x += WAYS) {
-    UNROLL for (int v = 0; v < VECS / HALVES && v * LANES < n; v++) {
-      vec a = vload_n(x + v * LANES, (int)min_i64(LANES, n - v * LANES));
+    UNROLL for (int v = 0; v < VECS / HALVES; v++) {
+      int64_t left = n - v * LANES;
+      vec a = left > 0 ? vload_n(x + v * LANES, (int)min_i64(LANES, left)) : (vec){0};
       UNROLL for (int half = 0; half < HALVES; half++) {
         NAME(wide) w = vwide(a, half);
         sums[v * HALVES + half] += w * w;

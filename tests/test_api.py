@@ -94,6 +94,7 @@ BENCH = {
     "clock": set(),
     "progress": set(),
     "contenders": {"cases"},
+    "flow": {"cases"},
     "memory": {"cases"},
     "suites": {"cases"},
     "peer_torch": {"cases", "contenders"},

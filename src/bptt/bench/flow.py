@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import bptt
-from bptt.flow import flow_of
 
 from .cases import Case
 
@@ -63,7 +62,7 @@ def of_last_states(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
     d_state = (errors, None) if isinstance(tape.state, tuple) else errors
 
     def measured() -> None:
-        flow_of(layer, tape, layer.backward(tape, None, d_state, steps="norms"))
+        bptt.flow.flow_of(layer, tape, layer.backward(tape, None, d_state, steps="norms"))
 
     return lambda: layer.backward(tape, None, d_state), measured
 
