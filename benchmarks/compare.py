@@ -5,11 +5,12 @@
     python benchmarks/compare.py --suite rtneural
     python benchmarks/compare.py --suite memory
     python benchmarks/compare.py --suite torch
+    python benchmarks/compare.py --suite flow
 
 Median times of interleaved turns; this library on two threads (rtneural: one, against published figures).
 torch is about bptt.torch: the share of the bare layer's speed that its module keeps, and what share a module
-could keep that only hands arrays over.
-Ends with status 1 if a ratio falls short, or a call needs more memory than it may.
+could keep that only hands arrays over. flow is what measuring the flow of gradients costs.
+Ends with status 1 if a ratio falls short, a call needs more memory than it may, or a measurement more time.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from bptt.bench.contest import (
     need,
     thread_counts,
 )
+from bptt.bench.flow import FLOW, MOST, Watch, cost
 from bptt.bench.machine import Ceilings, measure_ceilings
 from bptt.bench.memory import MEMORY, Subject
 from bptt.bench.roofline import bound
@@ -40,6 +42,7 @@ SUITES = {
     "rtneural": RTNEURAL,
     "memory": MEMORY,
     "torch": TORCH,
+    "flow": FLOW,
 }
 COMPILED = "torchcompile"  # takes a hundred seconds before its first call
 
@@ -131,6 +134,15 @@ def report_share(share: Share, seconds: float, threads: int) -> bool:
     return met
 
 
+def report_flow(watch: Watch, threads: int, seconds: float) -> bool:
+    """Print the line of what measuring the flow of gradients costs; return whether it is less than it may."""
+    found = cost(watch, threads, seconds)
+    times = f"{found.plain * 1e6:10.1f} {found.measured * 1e6:10.1f}"
+    text = f"{watch.what:9} {watch.case.shape:15} {threads:7} {times} {found.share:7.1%} {MOST:6.0%}"
+    print(f"{text}  {'pass' if found.met else 'FAIL'}  {watch.case.kind}".rstrip(), flush=True)
+    return found.met
+
+
 def parse() -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -163,6 +175,12 @@ def main() -> int:
         head = f"{'TxBxIxH':15} {'torch.nn':>10} {'bare':>10} {'module':>10}"
         print(f"{head}  {'share':>6} {'wanted':>6}       {'at best':>9}")
         return 0 if all([report_share(share, seconds, threads) for share in chosen]) else 1
+    if suite == "flow":
+        print(f"{machine}; times of a backward pass in us, alone and with the flow of gradients measured")
+        columns = f"{'threads':>7} {'plain':>10} {'measured':>10} {'cost':>7} {'most':>6}"
+        print(f"{'what':9} {'TxBxIxH':15} {columns}")
+        met = [report_flow(entry, n, seconds) for n in reversed(thread_counts()) for entry in chosen]
+        return 0 if all(met) else 1
     with Contests() as contests:
         if suite == "rtneural":
             print(f"{machine}, one thread, float32, a call over 2048 steps; nanoseconds a step")

@@ -24,11 +24,12 @@ typedef struct {
   REAL *middle;  /* (chunk, B, H): what went into the projection */
   REAL *c_next;  /* (chunk, B, H): c_t before zoneout, for the peephole of o */
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
+  REAL *d_hidden, *d_cells; /* (chunk, B, W), (chunk, B, H): where only their norms are wanted; or NULL */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
   bptt_problem
       block; /* its gradients of the parameters: where a truncated block that is not the first sums up; or NULL */
-  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: all options */
+  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping, d_hidden; 0: everything */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
@@ -39,6 +40,7 @@ typedef struct {
   int cut; /* nothing flows back from step t+1, which there is */
   REAL *dz; /* (B, pitch) */
   REAL *dh; /* (B, dh_pitch), with a projection */
+  REAL *d_hidden, *d_cells; /* (B, W), (B, H), or NULL */
   int64_t slot; /* of step t in the chunk */
   NAME(zone) zone;
   const REAL *c_prev; /* rows c_pitch apart */
@@ -47,8 +49,8 @@ typedef struct {
 } NAME(backward_step);
 
 /* `plain`, in all of what follows, is known when this is compiled: 2: nothing of what job->plain stands for has to be
- * looked at; 1: resets, peepholes, clipping; 0: everything. Asking at each vector takes more instructions than the
- * arithmetic, and fewer vectors overlap. */
+ * looked at; 1: resets, peepholes, clipping, d_hidden; 0: everything. Asking at each vector takes more instructions
+ * than the arithmetic, and fewer vectors overlap. */
 
 INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
   return plain < 2 && is_reset(s->job->p, t, b);
@@ -115,7 +117,7 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
     NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b, plain);
     dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
   }
-  return plain || p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
+  return plain == 2 || p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
 }
 
 /* Step t of those units, given what flows back from step t+1; with a projection, what comes through it. */
@@ -123,7 +125,7 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
                                 const NAME(cell_slopes) * slopes, vec dh_rec) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  int64_t H = p->H, at = (s->t * p->B + b) * H + unit;
+  int64_t H = p->H;
   int reset = NAME(starts_anew)(s, s->t, b, plain), projected = HAS_CELL_STATE && !plain && s->dh;
   int zoned = HAS_CELL_STATE && !plain && s->zone.on;
   const REAL *peephole = plain < 2 && job->peephole ? job->peephole + unit * 3 : NULL;
@@ -146,10 +148,10 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
     vec handed = reset ? (vec){0} : d.carry;
     vstore_n(carry, HAS_CELL_STATE ? NAME(clipped)(&clip, BPTT_CLIP_CELL, handed) : handed, lanes);
   }
-  if (!plain && p->d_hidden && !projected)
-    vstore_n((REAL *)p->d_hidden + at, d.h, lanes);
-  if (HAS_CELL_STATE && !plain && p->d_cells)
-    vstore_n((REAL *)p->d_cells + at, d.c, lanes);
+  if (plain < 2 && s->d_hidden && !projected)
+    vstore_n(s->d_hidden + b * H + unit, d.h, lanes);
+  if (HAS_CELL_STATE && plain < 2 && s->d_cells)
+    vstore_n(s->d_cells + b * H + unit, d.c, lanes);
 }
 
 #if HAS_CELL_STATE
@@ -344,8 +346,8 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
       vec dh_rec = NAME(flows_back)(s, b, unit, lanes, 0, sum + (r * vecs + v) * LANES);
       vec dh = NAME(total_gradient)(s, b, unit, lanes, 0, dh_rec);
       vec kept = {0}, h_prev = {0};
-      if (p->d_hidden)
-        vstore_n((REAL *)p->d_hidden + at, dh, lanes);
+      if (s->d_hidden)
+        vstore_n(s->d_hidden + b * W + unit, dh, lanes);
       if (s->zone.on) {
         kept = NAME(zone_kept)(&s->zone, s->zone.h, b * W + unit);
         h_prev = reset ? h_prev : vload_n(s->h_prev + b * s->h_pitch + unit, lanes);

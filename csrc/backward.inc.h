@@ -8,15 +8,30 @@
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
-static void NAME(backward_past)(const bptt_problem *p, int64_t t, range rows, range panels, range h_panels) {
-  const int64_t H = p->H, W = width_of(p), each = WIDE_VECS * LANES;
+static void NAME(backward_past)(const NAME(backward_step) * s, range rows, range panels, range h_panels) {
+  const int64_t H = s->job->p->H, W = s->job->W, each = WIDE_VECS * LANES;
   const range units = {min_i64(panels.begin * each, H), min_i64(panels.end * each, H)};
   const range outputs = {min_i64(h_panels.begin * each, W), min_i64(h_panels.end * each, W)};
-  for (int64_t token = t * p->B + rows.begin; token < t * p->B + rows.end; token++) {
-    if (p->d_hidden)
-      memset((REAL *)p->d_hidden + token * W + outputs.begin, 0, (size_t)(outputs.end - outputs.begin) * sizeof(REAL));
-    if (p->d_cells)
-      memset((REAL *)p->d_cells + token * H + units.begin, 0, (size_t)(units.end - units.begin) * sizeof(REAL));
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    if (s->d_hidden)
+      memset(s->d_hidden + b * W + outputs.begin, 0, (size_t)(outputs.end - outputs.begin) * sizeof(REAL));
+    if (s->d_cells)
+      memset(s->d_cells + b * H + units.begin, 0, (size_t)(units.end - units.begin) * sizeof(REAL));
+  }
+}
+
+/* Where rows of step t go, so many numbers in all: into a whole array, or one of the chunk, or nowhere. */
+static REAL *NAME(rows_at)(void *whole, REAL *chunk, int64_t t, int64_t slot, int64_t count) {
+  return whole ? (REAL *)whole + t * count : chunk ? chunk + slot * count : NULL;
+}
+
+/* Norms of what rows of step t were given. */
+static void NAME(step_norms)(const NAME(backward_step) * s, range rows) {
+  const int64_t H = s->job->p->H, W = s->job->W;
+  double *norms = s->job->p->norms + s->t * s->job->p->B * 2;
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    norms[2 * b] = NAME(norm)(s->d_hidden + b * W, W);
+    norms[2 * b + 1] = HAS_CELL_STATE ? NAME(norm)(s->d_cells + b * H, H) : 0;
   }
 }
 
@@ -60,6 +75,8 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     }
 #endif
     s.cut = t + 1 == end;
+    s.d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, t - t0, p->B * W);
+    s.d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, t - t0, state);
     s.dz_next = s.cut ? NULL : dz_next;
     run(&s, (range){rows.begin, going}, own);
     s.dz_next = NULL, s.cut = 0;
@@ -72,12 +89,14 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     }
 #endif
     if (p->lengths)
-      NAME(backward_past)(p, t, (range){valid, rows.end}, panels, h_panels);
+      NAME(backward_past)(&s, (range){valid, rows.end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
     if (job->plan.split == BPTT_SPLIT_HIDDEN)
       stop = bptt_team_wait(team, rank);
     if (stop)
       return 1;
+    if (p->norms)
+      NAME(step_norms)(&s, job->plan.split == BPTT_SPLIT_HIDDEN ? share(p->B, rank, team->size) : rows);
   }
   return job->plan.split == BPTT_SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
 }
@@ -188,6 +207,8 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
   NAME(zero_rows)(p->d_x, left_out, p->I);
   NAME(zero_rows)(p->d_hidden, left_out, job->W);
   NAME(zero_rows)(p->d_cells, left_out, p->H);
+  for (int64_t n = 2 * left_out.begin; p->norms && n < 2 * left_out.end; n++)
+    p->norms[n] = 0;
   if (start == 0 && begin > 0) {
     NAME(zero_rows)(p->d_h_0, rows, job->W);
     NAME(zero_rows)(p->d_c_0, rows, p->H);
@@ -310,6 +331,10 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.dh = arena_take(a, job.plan.chunk * p->B, job.dh_pitch * real);
     job.middle = arena_take(a, job.plan.chunk * p->B, H * real);
   }
+  if (p->norms && !p->d_hidden)
+    job.d_hidden = arena_take(a, job.plan.chunk * p->B, W * real);
+  if (HAS_CELL_STATE && p->norms && !p->d_cells)
+    job.d_cells = arena_take(a, job.plan.chunk * p->B, H * real);
   if (p->zoneout > 0) {
     job.carry_h = arena_take(a, p->B, W * real);
     if (p->d_weight_peephole)
@@ -321,9 +346,10 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   }
   if (p->truncate_every && p->truncate_depth > job.plan.chunk)
     job.block = NAME(block_sums)(p, W, a);
-  if (p->d_output && !p->d_hidden && !p->d_cells && !p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) &&
-      !job.options.special)
-    job.plain = p->resets || p->weight_peephole || p->step_clip ? 1 : 2;
+  if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
+    job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output || p->d_hidden || p->d_cells || p->norms
+                    ? 1
+                    : 2;
   return job;
 }
 

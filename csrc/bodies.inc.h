@@ -29,4 +29,6 @@
 
 #include "tokens.inc.h"
 
+#include "norms.inc.h"
+
 #include "backward.inc.h"

@@ -115,6 +115,8 @@ typedef struct {
   void *d_cells; /* (T, B, H) out: the gradient that reaches c_t; or NULL */
   const double *step_clip; /* (3) in, by bptt_clip: elements are held between minus this and this; infinity: as they
                               are; or NULL: all as they are. What the caller gives is not clipped. */
+  double *norms; /* (T, B, 2) out: Euclidean norms of the rows of d_hidden and d_cells, whether those are wanted or not;
+                    zero for d_cells where there is no cell state; or NULL */
   int64_t *clipped; /* (T, B, 3) out: how many elements were clipped in step t, by bptt_clip; or NULL. That of h_0 and
                        c_0 counts for step 0, where d_h_0 and d_c_0 are wanted. */
   int64_t
@@ -148,6 +150,10 @@ bptt_status bptt_backward(const bptt_problem *p);
  * error or an interruption the outputs of both are undefined. */
 bptt_status bptt_forward_pair(const bptt_problem *first, const bptt_problem *second);
 bptt_status bptt_backward_pair(const bptt_problem *first, const bptt_problem *second);
+
+/* Euclidean norms of the rows of x (rows, n), into norms (rows): no square overflows or underflows, a row with a NaN
+ * has the norm NaN, an empty one 0. At most `threads` threads; the bits do not depend on them, nor on the variant. */
+bptt_status bptt_norms(const void *x, bptt_dtype dtype, int64_t rows, int64_t n, int threads, double *norms);
 
 /* Variants of the kernels: one per instruction set. */
 int bptt_variant_count(void); /* how many this machine can run */

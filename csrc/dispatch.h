@@ -22,6 +22,7 @@ typedef struct {
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
   int64_t (*half_adds)(int64_t rounds,
                        double *sink); /* multiply_adds of float32 on half registers; NULL: there are none */
+  void (*norms[2])(const void *x, int64_t rows, int64_t n, double *norms); /* likewise; of rows (rows, n) */
 } bptt_variant;
 
 /* Whether small sizes run on half registers on this machine; of a variant that has them. */

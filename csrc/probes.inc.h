@@ -1,4 +1,6 @@
-/* What bptt_measure() runs, for one (ISA, dtype) pair. */
+/* What bptt_measure() and bptt_norms() run, for one (ISA, dtype) pair. */
 #include "vec.inc.h"
 
 #include "measure.inc.h"
+
+#include "norms.inc.h"

@@ -1,5 +1,5 @@
 /* One instruction set and one cell: the kernel bodies, included once per dtype, and the table they fill. Without a
- * cell: the variant itself, which points at the tables of its cells, and what it needs to measure the machine.
+ * cell: the variant itself, which points at the tables of its cells, what it needs to measure the machine, and norms.
  *
  * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
@@ -10,6 +10,7 @@
 #include "dispatch.h"
 #include "team.h"
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -147,9 +148,9 @@ const bptt_variant PASTE(bptt_variant_,
                                      {TABLE(lstm), TABLE(gru), TABLE(rnn)},
                                      {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}},
 #ifdef HALF_BYTES
-                                     multiply_adds_f32_half
+                                     multiply_adds_f32_half,
 #else
-                                     NULL
+                                     NULL,
 #endif
-};
+                                     {norms_f32, norms_f64}};
 #endif

@@ -25,6 +25,8 @@
 #undef vabs
 #undef vselect_lt
 #undef vcount_lt
+#undef vwide
+#undef vsum_wide
 #undef vtranspose
 
 typedef REAL NAME(vec) __attribute__((vector_size(VEC_BYTES)));
@@ -50,6 +52,8 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vabs NAME(vabs)
 #define vselect_lt NAME(vselect_lt)
 #define vcount_lt NAME(vcount_lt)
+#define vwide NAME(vwide)
+#define vsum_wide NAME(vsum_wide)
 #define vtranspose NAME(vtranspose)
 
 /* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). The AVX-512 variant also works on half registers. */
@@ -184,6 +188,42 @@ static inline vec vmax(vec bound, vec x) {
 
 static inline vec vabs(vec a) {
   return (vec)((ivec)a & ~SIGN_BIT);
+}
+
+typedef double NAME(wide) __attribute__((vector_size(VEC_BYTES)));
+
+/* The lower (0) or upper (1) half of a in double; for doubles a itself (0). */
+static inline __attribute__((always_inline)) NAME(wide) vwide(vec a, int half) {
+#if REAL_BITS == 64
+  (void)half;
+  return a;
+#elif defined(ISA_AVX512) && VEC_BYTES == 64
+  return _mm512_cvtps_pd(half ? _mm512_extractf32x8_ps(a, 1) : _mm512_castps512_ps256(a));
+#elif defined(ISA_AVX512) || defined(ISA_AVX2)
+  return _mm256_cvtps_pd(half ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a));
+#elif defined(ISA_NEON)
+  return (NAME(wide))(half ? vcvt_high_f64_f32((float32x4_t)a) : vcvt_f64_f32(vget_low_f32((float32x4_t)a)));
+#else
+  NAME(wide) wide;
+  for (int lane = 0; lane < LANES / 2; lane++)
+    wide[lane] = (double)a[half * (LANES / 2) + lane];
+  return wide;
+#endif
+}
+
+/* The sum of all lanes, by halves. */
+static inline double vsum_wide(NAME(wide) a) {
+#if VEC_BYTES == 64
+  a += __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3);
+  a += __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5);
+  a += __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6);
+#elif VEC_BYTES == 32
+  a += __builtin_shufflevector(a, a, 2, 3, 0, 1);
+  a += __builtin_shufflevector(a, a, 1, 0, 3, 2);
+#else
+  a += __builtin_shufflevector(a, a, 1, 0);
+#endif
+  return a[0];
 }
 
 /* Square transposition of LANES vectors in log2(LANES) rounds: round `s` swaps the blocks of s lanes that stand off the

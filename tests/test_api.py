@@ -95,6 +95,7 @@ BENCH = {
     "clock": set(),
     "progress": set(),
     "contenders": {"cases"},
+    "flow": {"cases"},
     "memory": {"cases"},
     "suites": {"cases"},
     "peer_torch": {"cases", "contenders"},
@@ -123,7 +124,7 @@ BY_NAME = {
 # And inside flow.
 FLOW = {
     "__init__": {"dynamics", "measure", "monitor", "saturation"},
-    "norms": set(),
+    "norms": {"_backend", "_threads"},
     "saturation": {"layers", "recurrent", "tape"},
     "dynamics": {"_check", "layers", "parameters", "recurrent"},
     "measure": {"norms", "parameters", "pictures", "recurrent", "report", "saturation", "tape"},

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from bptt.bench import (
     command,
     contenders,
     contest,
+    flow,
     grid,
     growth,
     machine,
@@ -160,13 +162,18 @@ def test_memory_is_measured():
     assert contest.need(memory.Subject("growth", case.small(), "0"), 1).met
 
 
-def test_compare_reports_aims(capsys):
+def load_compare():
     path = Path(__file__).parents[1] / "benchmarks" / "compare.py"
     if not path.exists():
         pytest.skip("the benchmarks are not beside the tests")
     spec = importlib.util.spec_from_file_location("compare", path)
     compare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(compare)
+    return compare
+
+
+def test_compare_reports_aims(capsys):
+    compare = load_compare()
 
     class Held:
         """A contest whose times are known: the rivals take 1, 2, .. times a millisecond, this library 2."""
@@ -206,6 +213,18 @@ def test_steps_through_autograd_are_compared_and_timed():
             assert found["least"] > found["bptt"] > 0
     finally:
         bptt.set_num_threads(threads)
+
+
+def test_the_flow_of_gradients_has_a_cost(capsys):
+    compare = load_compare()
+    for watch in flow.FLOW:
+        small = watch._replace(case=watch.case.small())
+        assert min(flow.cost(small, 1, 0.0)) > 0
+    assert flow.Cost(2.0, 2.19).met
+    assert not flow.Cost(2.0, 2.2).met
+    compare.report_flow(flow.Watch("monitor", Case.of("training", "5x3x2x4", cell="GRU")), 1, 0.0)
+    out = capsys.readouterr().out
+    assert re.match(r"monitor +5x3x2x4 +1 +[\d.]+ +[\d.]+ +-?[\d.]+% +10% +(pass|FAIL) +GRU", out)
 
 
 def test_grids():
@@ -406,6 +425,7 @@ def run(arguments, capsys, monkeypatch):
 
 def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.delitem(sys.modules, "bptt.bench.peer_torch", raising=False)  # of another test
     monkeypatch.setattr(command, "PEERS", dict.fromkeys(command.PEERS, ("reference", "torch")))
     monkeypatch.setattr(command, "missing", lambda row: "torch" if row.name == "torch" else "")
     written, drawn = tmp_path / "run.json", tmp_path / "run.png"
@@ -439,7 +459,7 @@ def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
         assert math.isclose(line["share"], line["bound"]["seconds"] / line["seconds"])
     assert content["ceilings"]["threads"] == 1
     assert drawn.read_bytes().startswith(b"\x89PNG")
-    assert "torch" not in sys.modules or "bptt.bench.peer_torch" not in sys.modules
+    assert "bptt.bench.peer_torch" not in sys.modules
 
 
 def test_ceilings_only(tmp_path, capsys, monkeypatch):

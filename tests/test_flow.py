@@ -14,7 +14,7 @@ import pytest
 
 import bptt
 from bptt.flow import GradientFlowWarning, flow_of
-from bptt.flow.norms import by_lag, judged, norms, per_row, reach
+from bptt.flow.norms import by_lag, judged, norms, reach
 
 CELLS = {
     "lstm": (bptt.LSTM, {}),
@@ -216,8 +216,8 @@ def test_verdicts(lags, growth, verdict):
 def test_norms_at_the_ends_of_the_range():
     steps = np.full((1, 2, 1, 4), 1e200)
     steps[0, 1] = 1e-200
-    np.testing.assert_allclose(per_row(steps)[0, :, 0], [2e200, 2e-200], rtol=1e-15)
-    np.testing.assert_allclose(per_row(np.float32([[[[3e38, 4e38 / 1.5]]]]))[0, 0, 0], 4.0139e38, rtol=1e-4)
+    np.testing.assert_allclose(norms(steps, 3)[0, :, 0], [2e200, 2e-200], rtol=1e-15)
+    np.testing.assert_allclose(norms(np.float32([[[[3e38, 4e38 / 1.5]]]]), 3)[0, 0, 0], 4.0139e38, rtol=1e-4)
     assert norms(np.zeros((0, 3)), 0).tolist() == [0, 0, 0]
     assert np.isnan(norms(np.array([1.0, np.nan]), 0))
     assert norms(np.array([1.0, np.inf]), 0) == np.inf

@@ -60,6 +60,15 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def steps(value: object) -> tuple[bool, bool]:
+    """Return whether gradients of single steps are wanted, and whether their norms."""
+    if isinstance(value, str):
+        if value != "norms":
+            raise ValueError(f"steps: expected True, False or 'norms', got {value!r}")
+        return False, True
+    return (flag("steps", value),) * 2
+
+
 def number(name: str, value: object, low: float = 0.0, high: float = np.inf, *, above: bool = False) -> float:
     """Return `value` as a float in [low, high], or in (low, high] with `above`."""
     try:

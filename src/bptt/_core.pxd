@@ -57,6 +57,7 @@ cdef extern from "bptt.h" nogil:
         void *d_hidden
         void *d_cells
         const double *step_clip
+        double *norms
         int64_t *clipped
         void *workspace
         int64_t workspace_bytes
@@ -68,6 +69,7 @@ cdef extern from "bptt.h" nogil:
     bptt_status bptt_backward(const bptt_problem *)
     bptt_status bptt_forward_pair(const bptt_problem *, const bptt_problem *)
     bptt_status bptt_backward_pair(const bptt_problem *, const bptt_problem *)
+    bptt_status bptt_norms(const void *, bptt_dtype, int64_t, int64_t, int, double *)
     const char *bptt_variant_name(int)
     const char *bptt_active_variant()
     int bptt_active_rank()

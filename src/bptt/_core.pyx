@@ -254,12 +254,13 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
 
 def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
                   d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
-                  int64_t first_step=0, tuple step_clip=None, clipped=None, bint accumulate=False, tuple truncate=None):
+                  int64_t first_step=0, tuple step_clip=None, clipped=None, norms=None, bint accumulate=False,
+                  tuple truncate=None):
     """Return the call that backpropagates.
 
     It fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
-    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; accumulate: d_parameters are added
-    to; truncate: k1 and k2, no larger than k1.
+    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; norms (T,B,2) float64: those of the
+    rows of d_hidden and d_cells; accumulate: d_parameters are added to; truncate: k1 and k2, no larger than k1.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -276,6 +277,7 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
     p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
     p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
+    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
     p.accumulate = accumulate
     if truncate is not None:
         p.truncate_every, p.truncate_depth = truncate
@@ -284,7 +286,7 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
         p.step_clip = call.bounds
     call.op = BPTT_BACKWARD
     call.held = (parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_parameters,
-                 d_hidden, d_cells, lengths, resets, clipped)
+                 d_hidden, d_cells, lengths, resets, clipped, norms)
     return call
 
 
@@ -296,6 +298,22 @@ def forward(*arguments, **more):
 def backward(*arguments, **more):
     """Make and run a backward_call()."""
     run(backward_call(*arguments, **more))
+
+
+def row_norms(int threads, x):
+    """Return the Euclidean norms (..) of x (.., N) along its last axis, float64."""
+    if not cnp.PyArray_Check(x) or x.ndim == 0 or x.dtype.num not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+        raise TypeError(f"x: expected float32 or float64 with an axis, got {getattr(x, 'dtype', type(x))}")
+    cdef bptt_dtype dtype = BPTT_F32 if x.dtype.num == cnp.NPY_FLOAT32 else BPTT_F64
+    cdef const void *data = take(x, dtype, x.size, "x")
+    cdef cnp.ndarray found = cnp.PyArray_EMPTY(x.ndim - 1, cnp.PyArray_DIMS(x), cnp.NPY_FLOAT64, 0)
+    cdef double *filled = <double *>cnp.PyArray_DATA(found)
+    cdef int64_t rows = found.size, n = x.shape[x.ndim - 1]
+    cdef bptt_status status
+    with nogil:
+        status = bptt_norms(data, dtype, rows, n, threads, filled)
+    raise_status(status)
+    return found
 
 
 @cython.final

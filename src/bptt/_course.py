@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -118,9 +117,14 @@ def in_order(parts: Array | None, directions: int, course: Course) -> Array | No
     if parts is None:
         return None
     if directions == 2:
-        tokens, size = parts.shape[1:3], math.prod(parts.shape[3:])
-        turned = [course.turned(part.reshape(*tokens, size), n % 2) for n, part in enumerate(parts)]
-        parts = np.stack(turned).reshape(parts.shape)
+        ordered = empty(parts.shape, parts.dtype)
+        ordered[::2], back, mirror = parts[::2], parts[1::2], course.mirror
+        if mirror is None:
+            ordered[1::2] = back[:, ::-1]
+        else:
+            places = mirror.reshape(1, *mirror.shape[:2], *[1] * (back.ndim - 3))
+            ordered[1::2] = np.take_along_axis(back, places, 1)
+        parts = ordered
     return course.unsorted(parts, 2)
 
 

@@ -125,6 +125,8 @@ class Slopes(NamedTuple):
     hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H), or None
     clipped : ndarray of int64, (L*D, T, B, 3), or None
         How many elements of each row each of the bounds held.
+    norms : ndarray of float64, (L*D, T, B, 2), or None
+        Of the rows of hidden and cells.
     """
 
     x: Array | None
@@ -133,6 +135,7 @@ class Slopes(NamedTuple):
     hidden: Array | None
     cells: Array | None
     clipped: Array | None
+    norms: Array | None
 
     def clear(self) -> None:
         for array in self:
@@ -141,7 +144,7 @@ class Slopes(NamedTuple):
 
     def between(self, begin: int, end: int) -> Slopes:
         """Return what there is of steps [begin, end), and the states: views."""
-        steps = (None if a is None else a[:, begin:end] for a in (self.hidden, self.cells, self.clipped))
+        steps = (None if array is None else array[:, begin:end] for array in self[3:])
         x = None if self.x is None else self.x[begin:end]
         return Slopes(x, self.h_0, self.c_0, *steps)
 
@@ -172,9 +175,10 @@ class Slopes(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """How a backward pass goes: with gradients of single steps, in blocks, clipped, down to the input."""
+    """How a backward pass goes: with gradients of steps, their norms, in blocks, clipped, down to x."""
 
     steps: bool = False
+    norms: bool = False
     truncate: tuple[int, int] | None = None
     step_clip: StepClip | None = None
     input: bool = True

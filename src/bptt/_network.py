@@ -225,7 +225,7 @@ def backward(
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
     walk = through_all if apart(core, kept, wanted) == T else through_blocks
     found = walk(core, layout, weights, kept, *errors, parameters, wanted)
-    if course is ALL_STEPS and not wanted.steps:
+    if course is ALL_STEPS and not wanted.norms:
         return found
     return Slopes(
         course.unsorted(found.x),
@@ -234,6 +234,7 @@ def backward(
         in_order(found.hidden, D, course),
         in_order(found.cells, D, course),
         in_order(found.clipped, D, course),
+        in_order(found.norms, D, course),
     )
 
 
@@ -269,8 +270,8 @@ def through_blocks(
     every, depth = wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    first = apart(core, kept, wanted) or every
-    total, block_parameters = new_slopes(layout, kept, wanted), parameters.empty_like()
+    first, inside = apart(core, kept, wanted) or every, wanted._replace(steps=wanted.norms)
+    total, block_parameters = new_slopes(layout, kept, inside), parameters.empty_like()
     total.clear()
     parameters.flat[...] = 0
     for start, end in itertools.pairwise([0, *range(first, T, every), T]):
@@ -283,14 +284,17 @@ def through_blocks(
             errors = errors.copy()
             errors[: start - begin] = 0
         part = restarted(core, layout, weights, kept, begin, end) if kept.starts else kept.between(begin, end)
-        way = wanted if end - start > every else wanted._replace(truncate=None)
+        way = inside if end - start > every else inside._replace(truncate=None)
         whole = start == begin == 0  # nothing has been added up yet
         given = (errors, d_h, d_c, parameters if whole else block_parameters, way)
         found = through_all(core, layout, weights, part, *given, total.between(0, end) if whole else None)
         if not whole:
             parameters.flat[...] += block_parameters.flat
             total.add(found, begin, end)
-    return total
+    if total.norms is not None:  # of the sums over the blocks
+        for n, array in enumerate((total.hidden, total.cells)):
+            total.norms[..., n] = 0 if array is None else core.row_norms(get_num_threads(), array)
+    return total if wanted.steps else total._replace(hidden=None, cells=None)
 
 
 def through_all(
@@ -321,12 +325,12 @@ def through_all(
                 d_x = empty(kept.inputs[n].shape, layout.dtype)
             given = (errors, at(d_h_n, n), at(d_c_n, n))
             states, steps = (total.h_0[n], at(total.c_0, n)), (at(total.hidden, n), at(total.cells, n))
-            clip, clipped = wanted.step_clip, at(total.clipped, n)
+            clip, counted = wanted.step_clip, (at(total.clipped, n), at(total.norms, n))
             if B and kept.starts:
                 part = part_to_recompute(core, layout, weights, kept, n)
                 starts, every = at(kept.starts.cells, n), kept.starts.every
                 gates, h = (layout.saved, layout.hidden_size), kept.hidden[n]
-                results = (d_x, states, d_weights[n], steps, clip, clipped)
+                results = (d_x, states, d_weights[n], steps, clip, counted)
                 _recompute.backward(part, gates, h, starts, every, given, *results)
             elif B:
                 initial = (at(kept.h_0, n), at(kept.c_0, n))
@@ -334,8 +338,10 @@ def through_all(
                 filled = (d_x, *states, d_weights[n], *steps)
                 spans = (*course.of(d), *kept.draws(n))
                 call = (cell, get_num_threads(), weights[n], *tape, *given, *filled, *spans)
-                cuts = {"truncate": wanted.truncate} if wanted.truncate else {}
-                calls.append(core.backward_call(*call, step_clip=clip, clipped=clipped, **cuts))
+                measures: dict[str, Any] = dict(zip(("clipped", "norms"), counted, strict=True))
+                if wanted.truncate:
+                    measures["truncate"] = wanted.truncate
+                calls.append(core.backward_call(*call, step_clip=clip, **measures))
             d_inputs.append(d_x)
         if calls:
             core.run(*calls)
@@ -381,13 +387,14 @@ def restarted(
 def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
     """Return arrays, not filled, for all that a backward pass returns."""
     N, T, B, _ = kept.hidden.shape
-    steps, dtype = wanted.steps, layout.dtype
+    steps, norms, dtype = wanted.steps, wanted.norms, layout.dtype
     return Slopes(
         empty(kept.inputs[0].shape, dtype) if wanted.input else None,
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
         empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,
-        np.zeros((N, T, B, 3), np.int64) if steps and wanted.step_clip else None,
+        np.zeros((N, T, B, 3), np.int64) if norms and wanted.step_clip else None,
+        empty((N, T, B, 2), np.dtype(np.float64)) if norms else None,
     )
 
 

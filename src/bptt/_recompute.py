@@ -129,7 +129,7 @@ def backward(
     d_weights: Any,
     steps: tuple[Array | None, Array | None],
     step_clip: Any,
-    clipped: Array | None,
+    counted: tuple[Array | None, Array | None],
 ) -> None:
     """Run each block forward again, then backward, from the last to the first.
 
@@ -145,9 +145,9 @@ def backward(
         Steps of a block.
     errors : tuple of ndarray, or None
         d_output (T, B, H), d_h_n and d_c_n (B, H).
-    d_x, d_states, d_weights, steps, clipped
+    d_x, d_states, d_weights, steps, counted
         To be filled, as by ``core.backward``: (T, B, I), two of (B, H), parameters, two of (T, B, H),
-        (T, B, 3).
+        `clipped` (T, B, 3) and `norms` (T, B, 2).
     step_clip : tuple of float, or None
     """
     T, B, P = hidden.shape
@@ -156,6 +156,7 @@ def backward(
     again, gates = empty((most, B, P), dtype), empty((most, B, *gate_shape), dtype)
     cells = empty((most, B, H), dtype) if has_c else None
     d_output, *handed = errors
+    clipped, norms = counted
     for n, (begin, end) in reversed(list(enumerate(blocks(T, every)))):
         h = hidden[begin - 1] if begin else part.h_0
         c = None if starts is None else starts[n]
@@ -171,6 +172,7 @@ def backward(
             *part.drawn(begin),
             step_clip=step_clip,
             clipped=_in(clipped, ran),
+            norms=_in(norms, ran),
             accumulate=end < T,
         )
         handed = received

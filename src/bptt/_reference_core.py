@@ -25,6 +25,7 @@ __all__ = [
     "forward",
     "forward_call",
     "pack",
+    "row_norms",
     "run",
 ]
 
@@ -140,9 +141,10 @@ def backward(
     first_step: int = 0,
     step_clip: reference.StepClip | None = None,
     clipped: Array | None = None,
+    norms: Array | None = None,
     accumulate: bool = False,
 ) -> None:
-    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells.
+    """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells, and their norms.
 
     `step_clip` and `clipped` are those of the specification; with `accumulate` d_parameters are added to.
     """
@@ -174,6 +176,9 @@ def backward(
     for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
+    if norms is not None:
+        norms[..., 0] = row_norms(threads, results[-1 - (cell.kind == "LSTM")])
+        norms[..., 1] = row_norms(threads, results[-1]) if cell.kind == "LSTM" else 0
     for name, target in _named(d_parameters).items():
         target[...] = target + d_weights[name] if accumulate else d_weights[name]
 
@@ -192,6 +197,13 @@ def run(*calls: Callable[[], None]) -> None:
     """Run calls, one after the other."""
     for call in calls:
         call()
+
+
+def row_norms(threads: int, x: Array) -> NDArray[np.float64]:
+    """Return the Euclidean norms (..) of x (.., N), scaled so that squares neither overflow nor underflow."""
+    largest = np.max(np.abs(x), -1, keepdims=True, initial=0).astype(np.float64)
+    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
+    return np.asarray(np.sqrt(np.square(x / scale).sum(-1)) * scale[..., 0], np.float64)
 
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:

@@ -235,7 +235,7 @@ class Recurrent:
         *,
         truncate: int | tuple[int, int] | None = None,
         step_clip: float | Mapping[str, float] | None = None,
-        steps: bool = False,
+        steps: bool | str = False,
     ) -> Gradients:
         """Backpropagate through time, over the whole sequence of a tape.
 
@@ -262,15 +262,17 @@ class Recurrent:
             0 hands to the initial state; what the caller gives is not clipped), and "gates", the gradient at
             the pre-activations of every step. A number means "gates". "cell" is for the LSTM alone. A NaN
             stays.
-        steps : bool
-            Also return the gradient that reaches h_t and c_t at every step, and with `step_clip` the counts
-            of clipped elements.
+        steps : bool or "norms"
+            Also return the gradient that reaches h_t and c_t at every step, its norms, and with `step_clip`
+            the counts of clipped elements. "norms": all of it but the gradients themselves, which are not
+            kept then.
 
         Returns
         -------
         Gradients
             ``gradients.input``, ``gradients.state``, ``gradients.parameters``; with `steps` also
-            ``gradients.hidden`` and ``gradients.cells``, and with `step_clip` ``gradients.clipped``.
+            ``gradients.hidden``, ``gradients.cells`` and ``gradients.norms``, and with `step_clip`
+            ``gradients.clipped``.
 
         Raises
         ------
@@ -300,13 +302,13 @@ class Recurrent:
         errors = None if d_output is None else layout.output_gradient(d_output, T, B, batched)
         d_h_n, d_c_n = layout.state(d_state, B, batched, ("d_h_n", "d_c_n"), "d_state")
         parameters = self.parameters.empty_like()
-        wanted = Wanted(_check.flag("steps", steps), blocks, bounds)
+        wanted = Wanted(*_check.steps(steps), blocks, bounds)
         given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted)
         found = _network.backward(_backend.core(), layout, *given)
         assert found.x is not None  # as it is wanted
         d_state = layout.states_as_given(found.h_0, found.c_0, batched)
         results = (layout.as_given(found.x, batched), d_state, parameters, found.hidden, found.cells)
-        return Gradients(*results, found.counts(bounds))
+        return Gradients(*results, found.counts(bounds), found.norms)
 
     def freeze(self, precision: str | None = None) -> Engine:
         """Return an immutable engine for inference with a copy of the weights, packed once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ._check import Layout
@@ -186,11 +187,14 @@ class Gradients:
         d_h_0 and d_c_0, or d_h_0 alone, each (L*D, B, H) or unbatched (L*D, H).
     parameters : Parameters
         Names and shapes of the layer's parameters, over one vector ``parameters.flat``.
+    norms : ndarray of float64, or None
+        With ``steps=True`` or ``steps="norms"``, (L*D, T, B, 2): Euclidean norms over units of the gradients
+        that reach h_t and c_t; zero where there is no cell state. Else None.
     hidden, cells : ndarray or None
         With ``steps=True``, (L*D, T, B, H), or P for h with a projection: the whole gradient that reaches h_t
         and c_t, from step t itself and from all later steps. Else None.
     clipped : dict of str to ndarray, or None
-        With ``steps=True`` and `step_clip`, for each finite bound (L*D, T) int64: how many elements it held
+        With `steps` and `step_clip`, for each finite bound (L*D, T) int64: how many elements it held
         in step t. At "hidden" and "cell" these are of what step t hands to the state before it, the initial
         one for step 0. With `truncate` they are sums over the blocks. Else None.
 
@@ -210,6 +214,7 @@ class Gradients:
     hidden: NDArray[Any] | None = None
     cells: NDArray[Any] | None = None
     clipped: dict[str, NDArray[Any]] | None = None
+    norms: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
         steps = "" if self.hidden is None else ", steps"

@@ -153,7 +153,7 @@ class TruncatedBPTT:
         d_state: Any = None,
         *,
         step_clip: float | Mapping[str, float] | None = None,
-        steps: bool = False,
+        steps: bool | str = False,
     ) -> Gradients:
         """Return the gradients that the errors of the last block give.
 

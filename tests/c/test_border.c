@@ -389,6 +389,39 @@ static void test_floating_point_mode(void) {
 }
 #endif
 
+/* ---- norms ---- */
+
+static void test_norms(void) {
+  enum { ROWS = 300, MOST = 300 };
+  static float x[ROWS * MOST];
+  static double y[ROWS * MOST], serial[ROWS], norms[ROWS];
+  for (int k = 0; k < ROWS * MOST; k++)
+    x[k] = (float)(k % 17 - 8) / 8, y[k] = x[k];
+  for (int rank = 0; rank < bptt_variant_count(); rank++) {
+    EXPECT(bptt_use_variant(bptt_variant_name(rank)) == BPTT_OK);
+    for (int n = 0; n <= MOST; n += n < 40 ? 1 : 65) {
+      EXPECT(bptt_norms(x, BPTT_F32, ROWS, n, 1, serial) == BPTT_OK);
+      EXPECT(bptt_norms(y, BPTT_F64, ROWS, n, 2, norms) == BPTT_OK && !memcmp(serial, norms, sizeof norms));
+      for (int row = 0; row < ROWS; row++) {
+        double sum = 0; /* exact: multiples of 1/64 */
+        for (int k = 0; k < n; k++)
+          sum += y[row * n + k] * y[row * n + k];
+        EXPECT(serial[row] == sqrt(sum));
+      }
+    }
+  }
+  EXPECT(bptt_use_variant(NULL) == BPTT_OK);
+  EXPECT(bptt_norms(NULL, BPTT_F32, 0, 5, 1, NULL) == BPTT_OK && bptt_norms(NULL, BPTT_F32, 3, 0, 1, norms) == BPTT_OK);
+  EXPECT(norms[0] == 0 && norms[2] == 0);
+  EXPECT(bptt_norms(x, BPTT_F32, -1, 5, 1, norms) == BPTT_BAD_SIZE);
+  EXPECT(bptt_norms(x, BPTT_F32, 1, -5, 1, norms) == BPTT_BAD_SIZE);
+  EXPECT(bptt_norms(x, BPTT_F32, INT64_C(1) << 40, INT64_C(1) << 40, 1, norms) == BPTT_BAD_SIZE);
+  EXPECT(bptt_norms(x, (bptt_dtype)2, 1, 5, 1, norms) == BPTT_BAD_ARGUMENT);
+  EXPECT(bptt_norms(x, BPTT_F32, 1, 5, 0, norms) == BPTT_BAD_ARGUMENT);
+  EXPECT(bptt_norms(NULL, BPTT_F32, 1, 5, 1, norms) == BPTT_BAD_ARGUMENT);
+  EXPECT(bptt_norms(x, BPTT_F32, 1, 5, 1, NULL) == BPTT_BAD_ARGUMENT);
+}
+
 int main(void) {
   static const struct {
     const char *name;
@@ -400,6 +433,7 @@ int main(void) {
       {"sizes and enums", test_bad_sizes_and_enums},
       {"missing pointers", test_missing_pointers},
       {"small workspace", test_small_workspace},
+      {"norms", test_norms},
       {"polling", test_polling},
       {"nested regions", test_nested_regions},
       {"floating-point mode", test_floating_point_mode},

@@ -115,6 +115,7 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
       p.d_bias_ih = array(&p, G, 0), p.d_bias_hh = array(&p, G, 0);
       p.d_weight_peephole = lstm ? array(&p, 3 * p.H, 0) : NULL;
       p.d_hidden = array(&p, tokens * W, 0), p.d_cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
+      p.norms = block_new((size_t)(2 * tokens) * sizeof *p.norms);
       p.step_clip = with_clip ? bounds : NULL;
       p.clipped = with_clip ? block_new((size_t)(3 * tokens) * sizeof *p.clipped) : NULL;
       expect(bptt_workspace(&p, BPTT_BACKWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
@@ -125,6 +126,13 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
                  all_finite(&p, p.d_weight_hh, G * W) && all_finite(&p, p.d_bias_ih, G) &&
                  all_finite(&p, p.d_bias_hh, G),
              "gradient is not finite", &p);
+      bptt_problem alone = p; /* the norms without the gradients */
+      alone.d_hidden = alone.d_cells = NULL, alone.norms = block_new((size_t)(2 * tokens) * sizeof *p.norms);
+      expect(bptt_workspace(&alone, BPTT_BACKWARD, &alone.workspace_bytes) == BPTT_OK, "workspace", &p);
+      alone.workspace = block_new((size_t)alone.workspace_bytes);
+      alone.clipped = NULL;
+      expect(bptt_backward(&alone) == BPTT_OK, "backward for norms", &p);
+      expect(!memcmp(alone.norms, p.norms, (size_t)(2 * tokens) * sizeof *p.norms), "norms differ", &p);
       counts = counts ? counts : p.clipped;
       if (with_clip)
         check_clipped(&p, counts, 3 * tokens);

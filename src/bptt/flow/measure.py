@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ..parameters import suffixes
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients, Tape
-from .norms import by_lag, judged, norms, per_row, reach
+from .norms import by_lag, judged, norms, reach
 from .saturation import Shares, saturated
 
 __all__ = ["GradientFlow", "PartFlow", "flow_of", "gradient_flow"]
+
+Way: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class PartFlow(NamedTuple):
@@ -193,33 +195,31 @@ def gradient_flow(
 def flow_of(
     layer: Recurrent, tape: Tape, gradients: Gradients, d_output: Any = None, lengths: Any = None
 ) -> GradientFlow:
-    """Return the flow of a backward pass that was done with ``steps=True``.
+    """Return the flow of a backward pass that was done with ``steps=True`` or ``steps="norms"``.
 
     Parameters
     ----------
     layer, tape, gradients, d_output, lengths
         Of that pass. Without `d_output`, errors entered at the last step that each direction takes.
     """
-    if gradients.hidden is None:
-        raise ValueError("gradients: expected those of backward(..., steps=True)")
-    hidden, cells, D = gradients.hidden, gradients.cells, 1 + layer.bidirectional
-    _, T, B, _ = hidden.shape
-    valid = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B).astype(np.int64)
-    injected = _injected(layer, d_output, valid, T)
-    ways = [reach(injected[d], valid, bool(d)) for d in range(D)]
-    row_norms = per_row(hidden)
-    row_cells = None if cells is None else per_row(cells)
-    carrier = row_norms if row_cells is None else row_cells
+    if gradients.norms is None:
+        raise ValueError("gradients: expected those of backward(..., steps=True) or steps='norms'")
+    _, T, B, _ = gradients.norms.shape
+    D, carrier = 1 + layer.bidirectional, int(isinstance(gradients.state, tuple))
+    valid = np.zeros(B, np.int64) + (T if lengths is None else np.reshape(lengths, B))
+    ways, everywhere = _ways(layer, d_output, None if lengths is None else valid, T, B)
+    rows = np.ascontiguousarray(gradients.norms.transpose(3, 0, 1, 2))
+    total = norms(rows, 3)
     parts = []
     for n, name in enumerate(suffixes(layer.num_layers, D)):
-        lags = by_lag(carrier[n], *ways[n % D], bool(n % D))
-        c = None if row_cells is None else norms(row_cells[n], 1)
-        parts.append(PartFlow(name[1:], norms(row_norms[n], 1), c, lags, *judged(lags)))
+        of_cells = total[1, n] if carrier else None
+        lags = _lags(rows[carrier, n], total[carrier, n], ways[n % D] if ways else None, bool(n % D))
+        parts.append(PartFlow(name[1:], total[0, n], of_cells, lags, *judged(lags)))
     top = _together(parts[-D:])
     return GradientFlow(
         *top[1:],
         tuple(parts),
-        everywhere=bool(valid.max(initial=0) > 1 and all(i.sum() == valid.sum() for i in injected)),
+        everywhere=everywhere,
         clipped=gradients.clipped,
         layer=layer,
         tape=tape,
@@ -255,19 +255,31 @@ def _last_outputs(layer: Recurrent, tape: Tape, lengths: Any) -> Any:
     return (d_h, None) if isinstance(tape.state, tuple) else d_h
 
 
-def _injected(layer: Recurrent, d_output: Any, lengths: NDArray[np.int64], T: int) -> list[NDArray[np.bool_]]:
-    """Return for each direction where errors enter, (T, B)."""
-    D, t = 1 + layer.bidirectional, np.arange(T)[:, None]
+def _ways(
+    layer: Recurrent, d_output: Any, lengths: NDArray[np.int64] | None, T: int, B: int
+) -> tuple[list[Way] | None, bool]:
+    """Return what `reach` says of each direction, and whether errors enter at every step.
+
+    None: every row goes all steps, from the last that a direction takes.
+    """
+    ends = None if lengths is None else [(lengths - 1, lengths), (np.zeros_like(lengths), lengths)]
     if d_output is None:
-        last: NDArray[np.bool_] = t == lengths - 1
-        return [last, (t == 0) & (lengths > 0)][:D]
-    errors = _time_major(layer, d_output) != 0
-    return [half.any(2) & (t < lengths) for half in np.split(errors, D, 2)]
+        return ends, False
+    D, given = 1 + layer.bidirectional, np.asarray(d_output, layer.dtype)
+    errors = norms(given.reshape(*given.shape[:-1], D, given.shape[-1] // D), given.ndim) != 0
+    errors = errors[:, None] if given.ndim == 2 else errors.swapaxes(0, 1) if layer.batch_first else errors
+    valid = np.full(B, T) if lengths is None else lengths
+    if lengths is not None:
+        errors &= (np.arange(T)[:, None] < lengths)[..., None]
+    if np.count_nonzero(errors) == D * valid.sum():
+        return ends, bool(valid.max(initial=0) > 1)
+    return [reach(errors[..., d], valid, bool(d)) for d in range(D)], False
 
 
-def _time_major(layer: Recurrent, array: Any) -> NDArray[Any]:
-    """View an array like the output as (T, B, D*H)."""
-    given = np.asarray(array)
-    if given.ndim == 2:
-        return given[:, None]
-    return given.swapaxes(0, 1) if layer.batch_first else given
+def _lags(
+    rows: NDArray[np.float64], total: NDArray[np.float64], way: Way | None, reverse: bool
+) -> NDArray[np.float64]:
+    """Return norms by lag, from those of rows (T, B) and of all rows together (T,)."""
+    if way is None:
+        return (total if reverse else total[::-1])[: len(total) if rows.shape[1] else 0].copy()
+    return by_lag(rows, *way, reverse)

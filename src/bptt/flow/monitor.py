@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _check
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients
 from .measure import gradient_flow
-from .norms import judged, norms, per_row
+from .norms import judged, norms
 
 __all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
 
@@ -78,7 +79,7 @@ class Statistics(NamedTuple):
 class GradientMonitor:
     """Watches the gradients of a layer while it trains.
 
-    Call it once per training step with what ``backward`` returned. With ``backward(..., steps=True)`` it
+    Call it once per training step with what ``backward`` returned. With ``backward(..., steps="norms")`` it
     measures the flow of the training loss itself; given `x` it measures, at every `every`-th call, the flow
     of the last step's output (`gradient_flow`), which tells vanishing even when errors enter at every step.
 
@@ -180,8 +181,10 @@ class GradientMonitor:
                 flow = gradient_flow(self.layer, x, state, lengths=lengths)
                 growth, verdict = flow.growth, flow.verdict
                 first, last = _ends(flow.lags)
-        elif gradients.hidden is not None:
-            growth, verdict, first, last = self._of_training(gradients)
+        elif gradients.norms is not None:
+            growth, verdict, first, last = self._of_training(
+                gradients.norms, isinstance(gradients.state, tuple)
+            )
         norm = float(norms(gradients.parameters.flat, 0))
         if not math.isfinite(norm):
             verdict = "exploding"
@@ -190,12 +193,10 @@ class GradientMonitor:
         self._keep(self.last)
         self._judge(self.last)
 
-    def _of_training(self, gradients: Gradients) -> tuple[float, str, float, float]:
+    def _of_training(self, rows: NDArray[np.float64], cells: bool) -> tuple[float, str, float, float]:
         """Measure the flow of a backward pass, over all steps; of two directions that of the first."""
         part = -2 if self.layer.bidirectional else -1
-        steps = gradients.hidden if gradients.cells is None else gradients.cells
-        assert steps is not None
-        lags = norms(per_row(steps[part][None])[0], 1)[::-1]
+        lags = norms(rows[part, ..., int(cells)], 1)[::-1]
         return *judged(lags), *_ends(lags)
 
     def _keep(self, record: Record) -> None:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_lag", "judged", "norms", "per_row", "reach"]
+from .._backend import core
+from .._threads import get_num_threads
+
+__all__ = ["by_lag", "judged", "norms", "reach"]
 
 # A factor per step outside of these vanishes or explodes whatever the length of the sequence,
 FACTORS = (0.9, 1.1)
 # and one inside does when all steps together change the norm by more than this.
 TOTAL = 100.0
+LARGEST = math.log(sys.float_info.max)
 
 
 def norms(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    """Return Euclidean norms along an axis, scaled so that squares neither overflow nor underflow."""
-    largest = np.max(np.abs(array), axis, keepdims=True, initial=0).astype(np.float64)
-    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
-    squares = np.square(array / scale).sum(axis)
-    return np.asarray(np.sqrt(squares) * scale.squeeze(axis), np.float64)
-
-
-def per_row(steps: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the norm over units of gradients (L*D, T, B, H): (L*D, T, B)."""
-    if steps.dtype == np.float32:  # its squares fit into float64
-        wide = steps.astype(np.float64)
-        return np.asarray(np.sqrt(np.einsum("ntbh,ntbh->ntb", wide, wide)))
-    return norms(steps, 3)
+    """Return Euclidean norms along an axis, whose squares neither overflow nor underflow."""
+    if axis != array.ndim - 1:
+        array = np.moveaxis(array, axis, -1)
+    found: NDArray[np.float64] = core().row_norms(get_num_threads(), np.ascontiguousarray(array))
+    return found
 
 
 def reach(
@@ -96,26 +94,33 @@ def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
     infinity or NaN anywhere is exploding. Else: below 0.9 vanishing, above 1.1 exploding; in between when
     all steps together make the norm 100 times smaller or larger.
     """
-    finite = np.isfinite(lags)
-    usable = np.flatnonzero(finite & (lags > 0))
-    growth = _factor(usable, np.log(lags[usable])) if len(usable) > 1 else None
-    if not finite.all():
-        return (np.inf if growth is None else growth), "exploding"
-    if len(lags) < 2:
-        return 1.0, "steady"
-    if lags[-1] == 0:
-        return (0.0 if growth is None else growth), "vanishing"
-    if not growth:  # None: one positive norm, at the end; 0: it fell by more than a float can say
-        return (np.inf, "exploding") if growth is None else (0.0, "vanishing")
-    change = np.log(growth) * (len(lags) - 1)
-    if growth < FACTORS[0] or change < -np.log(TOTAL):
+    n, slope = len(lags), math.nan
+    if n > 1 and np.count_nonzero(lags) == n:
+        slope = _slope(np.arange((1 - n) / 2, n / 2), np.log(lags))
+    if not math.isfinite(slope):  # not all norms are positive and finite, or there are no two
+        finite = np.isfinite(lags)
+        usable = np.flatnonzero(finite & (lags > 0))
+        slope = _slope(usable - usable.mean(), np.log(lags[usable])) if len(usable) > 1 else math.nan
+        if not finite.all():
+            return (math.inf if math.isnan(slope) else _power(slope)), "exploding"
+        if n < 2:
+            return 1.0, "steady"
+        if lags[-1] == 0:
+            return (0.0 if math.isnan(slope) else _power(slope)), "vanishing"
+        if math.isnan(slope):  # one positive norm, at the end
+            return math.inf, "exploding"
+    growth, change = _power(slope), slope * (n - 1)
+    if growth < FACTORS[0] or change < -math.log(TOTAL):
         return growth, "vanishing"
-    if growth > FACTORS[1] or change > np.log(TOTAL):
+    if growth > FACTORS[1] or change > math.log(TOTAL):
         return growth, "exploding"
     return growth, "steady"
 
 
-def _factor(places: NDArray[np.int64], logs: NDArray[np.float64]) -> float:
-    away = places - places.mean()
-    with np.errstate(over="ignore"):
-        return float(np.exp(away @ (logs - logs.mean()) / (away @ away)))
+def _slope(away: NDArray[np.float64], logs: NDArray[np.float64]) -> float:
+    """Return the slope of the line that fits `logs` best over places `away` from their mean."""
+    return float(away.dot(logs)) / float(away.dot(away))
+
+
+def _power(slope: float) -> float:
+    return math.exp(slope) if slope < LARGEST else math.inf

@@ -110,7 +110,7 @@ def backward(
     parameters = plan.parameters.empty_like()
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
-    wanted = Wanted(False, blocks, bounds, wants_x)
+    wanted = Wanted(truncate=blocks, step_clip=bounds, input=wants_x)
     core = _backend.core()
     return _network.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
 
