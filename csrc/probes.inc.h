@@ -3,4 +3,6 @@
 
 #include "measure.inc.h"
 
+#if VEC_BYTES == FULL_BYTES
 #include "norms.inc.h"
+#endif
