@@ -27,8 +27,7 @@ typedef struct {
   REAL *d_hidden, *d_cells; /* (chunk, B, W), (chunk, B, H): where only their norms are wanted; or NULL */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
-  bptt_problem
-      block; /* its gradients of the parameters: where a truncated block that is not the first sums up; or NULL */
+  bptt_problem block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping, d_hidden; 0: everything */
 } NAME(backward_job);
 

@@ -119,10 +119,10 @@ typedef struct {
                     zero for d_cells where there is no cell state; or NULL */
   int64_t *clipped; /* (T, B, 3) out: how many elements were clipped in step t, by bptt_clip; or NULL. That of h_0 and
                        c_0 counts for step 0, where d_h_0 and d_c_0 are wanted. */
-  int64_t
-      truncate_every; /* 0, or k1: errors injected in each block of k1 steps, the last may be shorter, flow back to */
-  int64_t truncate_depth; /* k2 steps before its end and no further; 1 <= k2 <= k1. The gradients of the parameters are
-                             those of the blocks, each as a call of its own gives them, added up in order. */
+  /* 0 and 0, or k1 and k2, 1 <= k2 <= k1: errors injected in each block of k1 steps, of which the last may be shorter,
+     flow back to k2 steps before its end and no further. The gradients of the parameters are those of the blocks, each
+     as a call of its own gives them, added up in order. */
+  int64_t truncate_every, truncate_depth;
   int32_t accumulate; /* 0, or 1: the gradients of the parameters are added to what their arrays hold, as if these steps
                          came before the others in one call. Both biases hold the same then. */
 

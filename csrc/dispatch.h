@@ -20,8 +20,7 @@ typedef struct {
   const char *name;
   const bptt_kernels *kernels[BPTT_CELLS]; /* by bptt_cell, each two by bptt_dtype */
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
-  int64_t (*half_adds)(int64_t rounds,
-                       double *sink); /* multiply_adds of float32 on half registers; NULL: there are none */
+  int64_t (*half_adds)(int64_t rounds, double *sink); /* float32 on half registers; NULL: there are none */
   void (*norms[2])(const void *x, int64_t rows, int64_t n, double *norms); /* likewise; of rows (rows, n) */
 } bptt_variant;
 

@@ -1,6 +1,5 @@
 """Norms in C: of rows, and of the gradients of single steps inside the backward pass."""
 
-import contextlib
 import itertools
 
 import numpy as np
@@ -8,9 +7,8 @@ import pytest
 
 import bptt
 from bptt import _reference_core
+from problems import VARIANTS, core, variant
 
-core = pytest.importorskip("bptt._core", reason="the compiled core is not built")
-VARIANTS = core.variants()
 LAYERS = {
     "lstm": (bptt.LSTM, {}),
     "peephole": (bptt.LSTM, {"peephole": True}),
@@ -22,16 +20,6 @@ LAYERS = {
 }
 EVERY = pytest.mark.parametrize("name", VARIANTS)
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-
-
-@contextlib.contextmanager
-def variant(name):
-    before = bptt.active_variant()
-    bptt.use_variant(name)
-    try:
-        yield
-    finally:
-        bptt.use_variant(before)
 
 
 @BOTH

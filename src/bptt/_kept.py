@@ -138,6 +138,7 @@ class Slopes(NamedTuple):
     norms: Array | None
 
     def clear(self) -> None:
+        """Set everything to zero."""
         for array in self:
             if array is not None:
                 array[...] = 0

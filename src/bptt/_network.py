@@ -270,12 +270,14 @@ def through_blocks(
     every, depth = wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    first, inside = apart(core, kept, wanted) or every, wanted._replace(steps=wanted.norms)
+    once = apart(core, kept, wanted)  # steps whose blocks one call walks
+    inside = wanted._replace(steps=wanted.norms, norms=False)  # norms are those of the sums
     total, block_parameters = new_slopes(layout, kept, inside), parameters.empty_like()
-    total.clear()
+    total.between(once, T).clear()
     parameters.flat[...] = 0
-    for start, end in itertools.pairwise([0, *range(first, T, every), T]):
-        begin = max(0, end - depth) if end - start <= every else 0
+    for start, end in itertools.pairwise([0, *range(once or every, T, every), T]):
+        walked = end <= once
+        begin = 0 if walked else max(0, end - depth)
         # Rows whose last step is in this block get the gradient of the last state here.
         ends_here = ((last > start) & (last <= end) | (last == 0) & (start == 0))[:, None]
         d_h, d_c = (None if d is None else np.where(ends_here, d, d.dtype.type(0)) for d in (d_h_n, d_c_n))
@@ -284,16 +286,21 @@ def through_blocks(
             errors = errors.copy()
             errors[: start - begin] = 0
         part = restarted(core, layout, weights, kept, begin, end) if kept.starts else kept.between(begin, end)
-        way = inside if end - start > every else inside._replace(truncate=None)
+        way = inside if walked else inside._replace(truncate=None)
         whole = start == begin == 0  # nothing has been added up yet
         given = (errors, d_h, d_c, parameters if whole else block_parameters, way)
         found = through_all(core, layout, weights, part, *given, total.between(0, end) if whole else None)
         if not whole:
             parameters.flat[...] += block_parameters.flat
             total.add(found, begin, end)
-    if total.norms is not None:  # of the sums over the blocks
-        for n, array in enumerate((total.hidden, total.cells)):
-            total.norms[..., n] = 0 if array is None else core.row_norms(get_num_threads(), array)
+    if wanted.norms:
+        of_hidden = core.row_norms(get_num_threads(), total.hidden)
+        of_cells = (
+            np.zeros_like(of_hidden)
+            if total.cells is None
+            else core.row_norms(get_num_threads(), total.cells)
+        )
+        total = total._replace(norms=np.stack((of_hidden, of_cells), -1))
     return total if wanted.steps else total._replace(hidden=None, cells=None)
 
 
@@ -393,7 +400,7 @@ def new_slopes(layout: Layout, kept: Kept, wanted: Wanted) -> Slopes:
         *states_of(layout, B),
         empty(kept.hidden.shape, dtype) if steps else None,
         empty((N, T, B, layout.hidden_size), dtype) if steps and layout.has_cell_state else None,
-        np.zeros((N, T, B, 3), np.int64) if norms and wanted.step_clip else None,
+        np.zeros((N, T, B, 3), np.int64) if (steps or norms) and wanted.step_clip else None,
         empty((N, T, B, 2), np.dtype(np.float64)) if norms else None,
     )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import bptt
 
 from .cases import Case
+from .contenders import Bptt
 
 __all__ = ["FLOW", "MOST", "Cost", "Watch", "cost"]
 
@@ -80,8 +81,7 @@ def of_training(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 def made(case: Case) -> tuple[Any, Any]:
     """Return the layer of a case and its tape."""
-    layer = getattr(bptt, case.cell)(case.I, case.H, dtype=case.real, **case.settings())
-    layer.load_state_dict(case.weights())
+    layer = Bptt(0).layer(case)
     return layer, layer.forward(case.input())
 
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import bptt
-
 from .cases import Array, Case
+from .contenders import Bptt
 
 __all__ = ["MEASURES", "MEMORY", "Need", "Subject"]
 
@@ -70,16 +69,10 @@ def drawn(*shape: int, dtype: Any) -> Array:
 def made(case: Case) -> tuple[Any, Array]:
     """Return layer and input, once threads and code have been at work on something small."""
     small = case.small()
-    layer = layer_of(small)
+    layer = Bptt(0).layer(small)
     tape = layer.forward(small.input())
     layer.backward(tape, np.ones_like(tape.output))
-    return layer_of(case), drawn(case.T, case.B, case.I, dtype=case.real)
-
-
-def layer_of(case: Case) -> Any:
-    layer = getattr(bptt, case.cell)(case.I, case.H, dtype=case.real, **case.settings())
-    layer.load_state_dict(case.weights())
-    return layer
+    return Bptt(0).layer(case), drawn(case.T, case.B, case.I, dtype=case.real)
 
 
 def inference(case: Case) -> Need:
