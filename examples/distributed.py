@@ -136,6 +136,19 @@ def main() -> None:
             options.losses.write_text(json.dumps(losses))
     if workers > 1:
         distributed.destroy_process_group()
+        leave()
+
+
+def leave() -> None:
+    """End this worker without taking Python down first.
+
+    DistributedDataParallel keeps gloo's threads alive beyond ``destroy_process_group``. One that still holds
+    the last tensor of an all_reduce asks for the interpreter's lock to free it, and aborts the process when
+    the interpreter is already being torn down (pytorch/pytorch#179291).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import pickle
+import os
 import re
 import runpy
 import shutil
@@ -722,7 +723,8 @@ def test_training_goes_on_after_a_worker_is_killed(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     more = ("--kill-at", 3, "--losses", both, "--checkpoint", tmp_path / "both.pt")
     command = [sys.executable, *launcher, EXAMPLES / "distributed.py", *given, *more]
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+    told = {**os.environ, "PYTHONFAULTHANDLER": "1"}  # where a worker aborted, should one
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, env=told)
     assert result.returncode == 0, result.stderr
     assert "goes on after step 2" in result.stderr
     losses.append(json.loads(both.read_text()))
