@@ -6,8 +6,8 @@ import doctest
 import importlib
 import itertools
 import json
-import pickle
 import os
+import pickle
 import re
 import runpy
 import shutil
