@@ -7,7 +7,7 @@ of a GRU) is None.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
 from numpy.typing import NDArray
@@ -19,25 +19,45 @@ from .._kept import Kept, Slopes, Wanted
 from ..parameters import Parameters, Weights
 from .plan import Plan, plan_of
 
-__all__ = ["backward", "forward", "infer"]
+__all__ = ["Ready", "backward", "forward", "infer", "ready"]
 
 Array: TypeAlias = "NDArray[Any]"
 Tensor = torch.Tensor
+
+
+class Ready(NamedTuple):
+    """What both ways of a step run on beside its tensors: the layer, its weights, how rows go through time.
+
+    Made once for both where it can be: after the kernels every line of Python starts from cold caches, and
+    making it costs 3 us warm and 15 cold. It holds no memory but the weights'.
+    """
+
+    plan: Plan
+    parts: list[Weights]
+    course: Course
+
+
+def ready(
+    x: Tensor, weights: Sequence[Tensor], lengths: Tensor | None, resets: Tensor | None, settings: str
+) -> Ready:
+    """Return it after a check of lengths and resets."""
+    plan = plan_of(settings, x.dtype)
+    arrays = [*map(array, weights), None]
+    course = ALL_STEPS
+    if lengths is not None or resets is not None:
+        course = _course.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)
+    return Ready(plan, [pick(arrays) for pick in plan.parts], course)
 
 
 def infer(
     x: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    settings: str,
+    ready: Ready,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
-    plan = plan_of(settings, x.dtype)
+    plan, parts, course = ready
     given = array(x), array(h_0), array(c_0)
-    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     output, h_n, c_n = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
     return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n)
 
@@ -46,20 +66,16 @@ def forward(
     x: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    weights: Sequence[Tensor],
+    ready: Ready,
     masks: Sequence[Tensor],
     seeds: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    settings: str,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Return output, h_n, c_n as `infer`; hidden, cells (L*D, T, B, H) and gates (L*D, T, B, 4, H), the tape.
 
     The hidden states of a layer of one part are its output, and not returned twice.
     """
-    plan = plan_of(settings, x.dtype)
+    plan, parts, course = ready
     given = array(x), array(h_0), array(c_0)
-    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     drawn = draws_of(masks, seeds, course)
     output, h_n, c_n, kept = _network.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
     hidden = None
@@ -78,16 +94,13 @@ def backward(
     x: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    weights: Sequence[Tensor],
+    ready: Ready,
     masks: Sequence[Tensor],
     seeds: Tensor | None,
     output: Tensor,
     hidden: Tensor | None,
     cells: Tensor | None,
     gates: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    settings: str,
     truncate: Sequence[int],
     step_clip: Sequence[float],
     wants_x: bool = True,
@@ -96,9 +109,8 @@ def backward(
 
     Of hidden, cells and gates only those that there are for the layer are read.
     """
-    plan = plan_of(settings, x.dtype)
+    plan, parts, course = ready
     layout = plan.layout
-    parts, course = parts_of(plan, weights), course_of(plan, x, lengths, resets)
     drawn = draws_of(masks, seeds, course)
     first, h, c = course.sorted(array(x)), course.sorted(array(h_0)), course.sorted(array(c_0))
     steps = course.sorted(array(output))[None] if layout.parts == 1 else array(hidden)
@@ -132,20 +144,7 @@ def tensor(value: Array | None) -> Tensor | None:
     return None if value is None else torch.from_numpy(value)
 
 
-def parts_of(plan: Plan, weights: Sequence[Tensor]) -> list[Weights]:
-    """Return the weights of each part as the kernels take them."""
-    arrays = [*map(array, weights), None]
-    return [pick(arrays) for pick in plan.parts]
-
-
 def draws_of(masks: Sequence[Tensor], seeds: Tensor | None, course: Course) -> tuple[list[Array], list[int]]:
     """Return masks, rows as they run, and the seed of each part."""
     sorted_ = [course.sorted(array(mask)) for mask in masks] if masks else []
     return sorted_, [] if seeds is None else seeds.tolist()
-
-
-def course_of(plan: Plan, x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Course:
-    """Return how rows go through time, after a check of lengths and resets."""
-    if lengths is None and resets is None:
-        return ALL_STEPS
-    return _course.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)

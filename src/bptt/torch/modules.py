@@ -19,6 +19,8 @@ from .run import run
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
+UNBOUNDED = [0, 0], [-1.0, -1.0, -1.0]  # truncate and step_clip of `run`: neither
+
 
 class Recurrent(nn.RNNBase):
     """What the three modules share."""
@@ -110,8 +112,10 @@ class Recurrent(nn.RNNBase):
             If an argument has a wrong shape, dtype or device, as ``torch.nn``'s module does; for bptt's own
             arguments, ValueError or TypeError whose message names it.
         """
-        bounds = _check.step_clip(step_clip, self._KIND == "LSTM") or (-1.0, -1.0, -1.0)
-        back = [*(_check.truncation(truncate, self.bidirectional) or (0, 0))], [*bounds]
+        back = UNBOUNDED
+        if truncate is not None or step_clip is not None:
+            bounds = _check.step_clip(step_clip, self._KIND == "LSTM") or UNBOUNDED[1]
+            back = [*(_check.truncation(truncate, self.bidirectional) or UNBOUNDED[0])], [*bounds]
         h_0, c_0 = self._pair(hx)
         if isinstance(input, PackedSequence):
             if lengths is not None:

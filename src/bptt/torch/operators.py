@@ -37,9 +37,11 @@ def whole(results: Sequence[Tensor | None], x: Tensor) -> tuple[Tensor, ...]:
 
 
 @operator("infer", f"({_LAYER}, {_SPANS}) -> (Tensor, Tensor, Tensor)")  # type: ignore[untyped-decorator]
-def infer(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
+def infer(
+    x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: Sequence[Tensor], *spans: Any
+) -> tuple[Tensor, ...]:
     """Return output, h_n and c_n, and keep nothing."""
-    return whole(arrays.infer(x, *given), x)
+    return whole(arrays.infer(x, h_0, c_0, arrays.ready(x, weights, *spans)), x)
 
 
 @operator(  # type: ignore[untyped-decorator]
@@ -61,7 +63,8 @@ def forward(
     step_clip: Sequence[float],
 ) -> tuple[Tensor, ...]:
     """`truncate` and `step_clip` are for the way back."""
-    return whole(arrays.forward(x, h_0, c_0, weights, masks, seeds, lengths, resets, settings), x)
+    ready = arrays.ready(x, weights, lengths, resets, settings)
+    return whole(arrays.forward(x, h_0, c_0, ready, masks, seeds), x)
 
 
 @operator(  # type: ignore[untyped-decorator]
@@ -71,9 +74,11 @@ def forward(
 )
 def backward(*given: Any) -> tuple[Tensor, ...]:
     """Return the gradients of x, h_0, c_0, and those of the weights in one vector."""
-    slopes, parameters = arrays.backward(*given)
+    x, weights, spans = given[3], given[6], given[13:16]
+    ready = arrays.ready(x, weights, *spans)
+    slopes, parameters = arrays.backward(*given[:6], ready, *given[7:13], *given[16:])  # type: ignore[call-arg]
     gradients = slopes.x, slopes.h_0, slopes.c_0, parameters.flat
-    return whole([arrays.tensor(gradient) for gradient in gradients], given[3])
+    return whole([arrays.tensor(gradient) for gradient in gradients], x)
 
 
 def states_of(layout: Layout, B: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

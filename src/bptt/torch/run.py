@@ -68,10 +68,12 @@ def run(
     if plain(x):
         if recorded:
             results = Recorded.apply((*spans, *back), *tensors)  # type: ignore[no-untyped-call]
-        elif masks or seeds is not None:
-            results = arrays.forward(x, h_0, c_0, weights, *spans)
         else:
-            results = arrays.infer(x, h_0, c_0, weights, *spans[2:])
+            ready = arrays.ready(x, weights, *spans[2:])
+            if masks or seeds is not None:
+                results = arrays.forward(x, h_0, c_0, ready, masks, seeds)
+            else:
+                results = arrays.infer(x, h_0, c_0, ready)
         output, h_n, c_n = results[:3]
         return output, h_n, c_n
     if recorded or masks or seeds is not None:
@@ -105,7 +107,9 @@ class Recorded(torch.autograd.Function):
         ctx: Any, spans: tuple[Any, ...], x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run forward and save what `operators.kept` returns; spans: what `run` takes after the weights."""
-        results = arrays.forward(x, h_0, c_0, weights, *spans[:-2])
+        masks, seeds, *given = spans[:-2]
+        ctx.ready = arrays.ready(x, weights, *given)
+        results = arrays.forward(x, h_0, c_0, ctx.ready, masks, seeds)
         operators.keep(ctx, (x, h_0, c_0, weights, *spans), results)
         return results[:3]
 
@@ -117,7 +121,8 @@ class Recorded(torch.autograd.Function):
         if torch.is_grad_enabled():
             d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
             return None, d_x if of_x else None, d_h_0 if of_h else None, d_c_0 if of_c else None, *weights
-        slopes, parameters = arrays.backward(*errors, *given, of_x)  # type: ignore[call-arg]
+        kept: Any = (*given[:3], ctx.ready, *given[4:10], *given[13:])
+        slopes, parameters = arrays.backward(*errors, *kept, of_x)  # type: ignore[call-arg]
         states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
         weights = [torch.from_numpy(part) for part in parameters.values()]
         return None, *map(arrays.tensor, (slopes.x, *states)), *weights
