@@ -142,9 +142,9 @@ def main() -> None:
 def leave() -> None:
     """End this worker without taking Python down first.
 
-    DistributedDataParallel keeps gloo's threads alive beyond ``destroy_process_group``. One that still holds
-    the last tensor of an all_reduce asks for the interpreter's lock to free it, and aborts the process when
-    the interpreter is already being torn down (pytorch/pytorch#179291).
+    DistributedDataParallel keeps gloo's threads alive beyond ``destroy_process_group``. One that still has to
+    free something of Python's, the tensor of the last all_reduce, say, asks for the interpreter's lock, and
+    aborts the process when the interpreter is already being torn down (pytorch/pytorch#179291).
     """
     sys.stdout.flush()
     sys.stderr.flush()
