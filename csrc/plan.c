@@ -4,7 +4,7 @@
 
 static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
 static const double L3_BYTES_PER_CYCLE = 22;
-static const double L1_BYTES = 48e3;
+static const double L1_BYTES = 48e3;       /* what a panel may take from tile to tile */
 static const double L2_BYTES = 900e3;      /* what weights may take of a 1 MB L2 */
 static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
 static const double REGION = 40000;        /* entering and leaving a parallel region, threads half awake */
@@ -76,9 +76,9 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
   int thin = 5 * rows <= 3 * tile_rows * ceil_div(rows, tile_rows) && p->I >= LEAST_HOISTED;
   /* From tile to tile a panel stays in the L1, or half of it, if what goes with x is gone through before:
    * 100,32,128,128 2720 -> 2584 us, 50,32,200,200 3414 -> 3259; no matter where both fit. */
-  int outgrows = depth * (double)panel_bytes > L1_BYTES && rows > tile_rows;
-  outgrows |= depth * (double)(own * panel_bytes) > L2_BYTES;
-  chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (thin || outgrows);
+  int outgrows_l1 = rows > tile_rows && depth * (double)panel_bytes > L1_BYTES,
+      outgrows_l2 = depth * (double)(own * panel_bytes) > L2_BYTES;
+  chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (thin || outgrows_l1 || outgrows_l2);
   if (p->hoist)
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
   chosen.chunk = chosen.hoist ? max_i64(1, min_i64(steps, p->T)) : max_i64(1, p->T);

@@ -29,7 +29,8 @@ class Ready(NamedTuple):
     """What both ways of a step run on beside its tensors: the layer, its weights, how rows go through time.
 
     Made once for both where it can be: after the kernels every line of Python starts from cold caches, and
-    making it costs 3 us warm and 15 cold. It holds no memory but the weights'.
+    making it costs 3 us warm and 15 cold. It holds the weights, lengths and resets, and nothing of the
+    tape, which PyTorch frees when it likes.
     """
 
     plan: Plan
@@ -40,7 +41,7 @@ class Ready(NamedTuple):
 def ready(
     x: Tensor, weights: Sequence[Tensor], lengths: Tensor | None, resets: Tensor | None, settings: str
 ) -> Ready:
-    """Return it after a check of lengths and resets."""
+    """Return what both ways run on, after a check of lengths and resets."""
     plan = plan_of(settings, x.dtype)
     arrays = [*map(array, weights), None]
     course = ALL_STEPS

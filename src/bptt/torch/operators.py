@@ -74,9 +74,10 @@ def forward(
 )
 def backward(*given: Any) -> tuple[Tensor, ...]:
     """Return the gradients of x, h_0, c_0, and those of the weights in one vector."""
-    x, weights, spans = given[3], given[6], given[13:16]
-    ready = arrays.ready(x, weights, *spans)
-    slopes, parameters = arrays.backward(*given[:6], ready, *given[7:13], *given[16:])  # type: ignore[call-arg]
+    d_output, d_h_n, d_c_n, x, h_0, c_0, weights, *drawn_and_tape, lengths, resets, settings, k, clip = given
+    ready = arrays.ready(x, weights, lengths, resets, settings)
+    layer: Any = (x, h_0, c_0, ready, *drawn_and_tape)
+    slopes, parameters = arrays.backward(d_output, d_h_n, d_c_n, *layer, k, clip)  # type: ignore[call-arg]
     gradients = slopes.x, slopes.h_0, slopes.c_0, parameters.flat
     return whole([arrays.tensor(gradient) for gradient in gradients], x)
 

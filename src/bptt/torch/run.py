@@ -121,8 +121,9 @@ class Recorded(torch.autograd.Function):
         if torch.is_grad_enabled():
             d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
             return None, d_x if of_x else None, d_h_0 if of_h else None, d_c_0 if of_c else None, *weights
-        kept: Any = (*given[:3], ctx.ready, *given[4:10], *given[13:])
-        slopes, parameters = arrays.backward(*errors, *kept, of_x)  # type: ignore[call-arg]
+        x, h_0, c_0, _, *drawn_and_tape, _, _, _, truncate, step_clip = given
+        layer: Any = (x, h_0, c_0, ctx.ready, *drawn_and_tape)
+        slopes, parameters = arrays.backward(*errors, *layer, truncate, step_clip, of_x)  # type: ignore[call-arg]
         states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
         weights = [torch.from_numpy(part) for part in parameters.values()]
         return None, *map(arrays.tensor, (slopes.x, *states)), *weights
