@@ -353,16 +353,16 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   return job;
 }
 
-static bptt_status NAME(backward)(const bptt_problem *p) {
+static bptt_status NAME(backward)(const bptt_problem *p, bptt_job *job) {
+  _Static_assert(sizeof(NAME(backward_job)) <= BPTT_JOB_BYTES, "a job holds every plan");
+  NAME(backward_job) *planned = (void *)job->plan;
   arena a = arena_on(p->workspace);
-  NAME(backward_job) job = NAME(backward_plan)(p, &a);
+  *planned = NAME(backward_plan)(p, &a);
+  job->duty = NAME(backward_member), job->threads = planned->plan.threads;
   bptt_status status = arena_check(&a, p->workspace_bytes);
-  if (status)
-    return status;
-  memset(job.zero, 0, (size_t)max_i64(p->H, job.W) * sizeof(REAL));
-  int stopped = bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(backward_member), &job, p->poll,
-                              p->poll_context);
-  return stopped ? BPTT_INTERRUPTED : BPTT_OK;
+  if (!status)
+    memset(planned->zero, 0, (size_t)max_i64(p->H, planned->W) * sizeof(REAL));
+  return status;
 }
 
 static int64_t NAME(workspace)(const bptt_problem *p, bptt_op op) {

@@ -1,4 +1,4 @@
-/* Entry points: cheap checks, then the kernels of the active variant. */
+/* Entry points that run no layer, and the checks of those that do (program.c). */
 #include "bptt.h"
 #include "dispatch.h"
 #include "plan.h"
@@ -50,8 +50,7 @@ static const bptt_kernels *kernels_for(const bptt_problem *p) {
   return variant ? &variant->kernels[p->cell][p->dtype] : NULL;
 }
 
-/* Everything but the size of the workspace, which the kernels check on the plan that they make anyway. */
-static bptt_status check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels) {
+bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels) {
   bptt_status status = check_sizes(p);
   if (status)
     return status;
@@ -104,7 +103,7 @@ typedef struct {
   void *packed;
 } pack_job;
 
-static void pack_task(const void *context, bptt_team *team, int rank) {
+static void pack_member(const void *context, bptt_team *team, int rank) {
   const pack_job *job = context;
   (void)team, (void)rank;
   job->kernels->pack(job->p, job->packed);
@@ -112,88 +111,13 @@ static void pack_task(const void *context, bptt_team *team, int rank) {
 
 bptt_status bptt_pack(const bptt_problem *p, void *packed) {
   const bptt_kernels *kernels;
-  bptt_status status = check(p, BPTT_PACK, &kernels);
+  bptt_status status = bptt_check(p, BPTT_PACK, &kernels);
   if (status)
     return status;
   /* In a team of one: biases add up in the floating-point mode of a call, so that freezing changes no bits. */
   pack_job job = {kernels, p, packed};
-  (void)bptt_team_run(1, 0, pack_task, &job, NULL, NULL);
+  (void)bptt_team_run(1, 0, pack_member, &job, NULL, NULL);
   return BPTT_OK;
-}
-
-bptt_status bptt_forward(const bptt_problem *p) {
-  const bptt_kernels *kernels;
-  bptt_status status = check(p, BPTT_FORWARD, &kernels);
-  return status ? status : kernels->forward(p);
-}
-
-bptt_status bptt_backward(const bptt_problem *p) {
-  const bptt_kernels *kernels;
-  bptt_status status = check(p, BPTT_BACKWARD, &kernels);
-  return status ? status : kernels->backward(p);
-}
-
-/* ---- two calls side by side ---- */
-
-typedef struct {
-  const bptt_problem *p[2];
-  bptt_status (*run)(const bptt_problem *);
-  bptt_status status[2];
-  atomic_int stopped;
-} pair_job;
-
-/* What a call beside the calling thread's is asked instead: only the calling thread may poll. */
-static int is_stopped(void *stopped) {
-  return atomic_load_explicit((atomic_int *)stopped, memory_order_relaxed);
-}
-
-static void pair_member(const void *context, bptt_team *team, int rank) {
-  pair_job *job = (pair_job *)context;
-  int members = atomic_load_explicit(&team->size, memory_order_relaxed);
-  for (int n = rank; n < 2; n += members) {
-    bptt_problem p = *job->p[n];
-    if (members > 1)
-      p.threads = 1;
-    if (rank)
-      p.poll = is_stopped, p.poll_context = &job->stopped;
-    job->status[n] = job->run(&p);
-    if (job->status[n])
-      atomic_store(&job->stopped, 1);
-  }
-}
-
-/* With four threads and more each call has use for two. One that ends before a second thread is awake has none. */
-static int side_by_side(const bptt_problem *first, const bptt_problem *second) {
-  static const double LEAST_FLOPS = 1e6;
-  const bptt_problem *both[] = {first, second};
-  for (int n = 0; n < 2; n++) {
-    const bptt_problem *p = both[n];
-    if (p->threads < 2 || p->threads > 3 || p->split != BPTT_SPLIT_AUTO ||
-        8.0 * (double)p->T * (double)p->B * (double)p->H * (double)(p->I + width_of(p)) < LEAST_FLOPS)
-      return 0;
-  }
-  return 1;
-}
-
-static bptt_status run_pair(const bptt_problem *first, const bptt_problem *second,
-                            bptt_status (*run)(const bptt_problem *)) {
-  if (!side_by_side(first, second)) {
-    bptt_status status = run(first);
-    return status ? status : run(second);
-  }
-  pair_job job = {.p = {first, second}, .run = run};
-  (void)bptt_team_run(2, 0, pair_member, &job, NULL, NULL);
-  return job.status[0] && job.status[0] != BPTT_INTERRUPTED ? job.status[0]
-         : job.status[1]                                    ? job.status[1]
-                                                            : job.status[0];
-}
-
-bptt_status bptt_forward_pair(const bptt_problem *first, const bptt_problem *second) {
-  return run_pair(first, second, bptt_forward);
-}
-
-bptt_status bptt_backward_pair(const bptt_problem *first, const bptt_problem *second) {
-  return run_pair(first, second, bptt_backward);
 }
 
 /* ---- norms ---- */

@@ -26,6 +26,7 @@ typedef enum {
 } bptt_status;
 
 typedef enum { BPTT_F32 = 0, BPTT_F64 = 1 } bptt_dtype;
+enum { BPTT_COUNTS = 2 }; /* int64, which a move takes too */
 enum { BPTT_CELLS = 3 };
 typedef enum { BPTT_LSTM = 0, BPTT_GRU = 1, BPTT_RNN = 2 } bptt_cell;
 typedef enum {
@@ -42,7 +43,7 @@ typedef enum {
  * cost model chooses (0); tests and benchmarks may insist. The bits of the results are the same for all. */
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
 typedef enum { BPTT_HOIST_AUTO = 0, BPTT_HOIST_NEVER = 1, BPTT_HOIST_ALWAYS = 2 } bptt_hoist;
-typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2 } bptt_op;
+typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2, BPTT_MOVE = 3 } bptt_op;
 /* What is clipped inside the recursion: the gradient that a step hands to the state before it, at h and at c, and the
  * gradient at the pre-activations of the gates. */
 typedef enum { BPTT_CLIP_HIDDEN = 0, BPTT_CLIP_CELL = 1, BPTT_CLIP_GATES = 2 } bptt_clip;
@@ -145,11 +146,36 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed);
 bptt_status bptt_forward(const bptt_problem *p);
 bptt_status bptt_backward(const bptt_problem *p);
 
-/* Two calls that do not depend on one another, such as the directions of a layer: side by side, one thread each, where
- * that is faster, else one after the other. The bits are the same. The first one's poll() is asked for both; after an
- * error or an interruption the outputs of both are undefined. */
-bptt_status bptt_forward_pair(const bptt_problem *first, const bptt_problem *second);
-bptt_status bptt_backward_pair(const bptt_problem *first, const bptt_problem *second);
+/* Moves numbers: to[t, b, n] = from[t', b, n] * scale[t, b, n], or that added to what is there. Steps and rows may lie
+ * apart; `to` may be `from` where t' = t. */
+typedef struct {
+  int64_t T, B, N;
+  int32_t kind; /* bptt_dtype of float arrays; or BPTT_COUNTS: int64, without scale */
+  int32_t threads; /* at most this many */
+  int32_t add; /* 1: added to `to` */
+  int32_t turned; /* 1: t' = T-1-t; with lengths, lengths[b]-1-t before the end of a row and t past it */
+  const int64_t *lengths; /* (B) or NULL */
+  void *to;
+  const void *from; /* or NULL: zeros */
+  const void *scale; /* or NULL: ones */
+  int64_t to_step, to_row; /* numbers from step to step, and from row to row */
+  int64_t from_step, from_row;
+  int64_t scale_step, scale_row;
+} bptt_move;
+
+/* One stage of a program: a move, or one call, or two of a kind that do not depend on one another, such as the
+ * directions of a layer, which run side by side, one thread each, where that is faster. */
+typedef struct {
+  bptt_op op; /* BPTT_FORWARD, BPTT_BACKWARD or BPTT_MOVE */
+  const bptt_problem *first; /* of a call */
+  const bptt_problem *second; /* or NULL; its workspace is its own */
+  const bptt_move *move; /* of a move */
+} bptt_stage;
+
+/* Runs stages one after the other, in one parallel region where threads are of use. Stages may share a workspace, and
+ * read what those before them wrote. The bits are those of call after call. The poll of each problem is not asked but
+ * this one. Nothing is run when any stage is not sound; after an interruption all outputs are undefined. */
+bptt_status bptt_run(const bptt_stage *stages, int64_t count, int (*poll)(void *context), void *poll_context);
 
 /* Euclidean norms of the rows of x (rows, n), into norms (rows): no square overflows or underflows, a row with a NaN
  * has the norm NaN, an empty one 0. At most `threads` threads; the bits do not depend on them, nor on the variant. */

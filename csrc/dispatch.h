@@ -3,12 +3,22 @@
 #define BPTT_DISPATCH_H
 
 #include "bptt.h"
+#include "team.h"
+
+/* A call that is ready to run: what each member of a team does, and the plan that they go by. */
+enum { BPTT_JOB_BYTES = 2048 };
+typedef struct {
+  bptt_duty duty; /* its context is `plan` */
+  int threads;    /* most that have work */
+  _Alignas(BPTT_CACHE_LINE) char plan[BPTT_JOB_BYTES];
+} bptt_job;
 
 typedef struct {
   int64_t (*workspace)(const bptt_problem *p, bptt_op op); /* bytes, or -1 when a product of sizes overflows */
   void (*pack)(const bptt_problem *p, void *packed);
-  bptt_status (*forward)(const bptt_problem *p); /* these two check the size of the workspace themselves */
-  bptt_status (*backward)(const bptt_problem *p);
+  /* These make a job, on whose workspace, which they check, they may write. */
+  bptt_status (*forward)(const bptt_problem *p, bptt_job *job);
+  bptt_status (*backward)(const bptt_problem *p, bptt_job *job);
 } bptt_kernels;
 
 typedef struct {
@@ -26,6 +36,9 @@ typedef struct {
 
 /* Whether small sizes run on half registers on this machine; of a variant that has them. */
 int bptt_runs_halves(const bptt_variant *variant);
+
+/* Whether a problem is sound, all but the size of its workspace, and the kernels that it runs on. */
+bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels);
 
 /* The active variant; chosen on first use from BPTT_VARIANT or the best that CPU and OS allow. NULL when
  * BPTT_VARIANT names one that cannot run. */

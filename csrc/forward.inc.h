@@ -253,14 +253,14 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   return job;
 }
 
-static bptt_status NAME(forward)(const bptt_problem *p) {
+static bptt_status NAME(forward)(const bptt_problem *p, bptt_job *job) {
+  _Static_assert(sizeof(NAME(forward_job)) <= BPTT_JOB_BYTES, "a job holds every plan");
+  NAME(forward_job) *planned = (void *)job->plan;
   arena a = arena_on(p->workspace);
-  NAME(forward_job) job = NAME(forward_plan)(p, &a);
+  *planned = NAME(forward_plan)(p, &a);
+  job->duty = NAME(forward_member), job->threads = planned->plan.threads;
   bptt_status status = arena_check(&a, p->workspace_bytes);
-  if (status)
-    return status;
-  memset(job.zero, 0, (size_t)max_i64(p->H, width_of(p)) * sizeof(REAL));
-  int stopped = bptt_team_run(job.plan.threads, p->split != BPTT_SPLIT_AUTO, NAME(forward_member), &job, p->poll,
-                              p->poll_context);
-  return stopped ? BPTT_INTERRUPTED : BPTT_OK;
+  if (!status)
+    memset(planned->zero, 0, (size_t)max_i64(p->H, width_of(p)) * sizeof(REAL));
+  return status;
 }

@@ -249,10 +249,13 @@ static void NAME(lone_member)(const void *context, bptt_team *team, int rank) {
   memcpy(p->c_n, c, bytes);
 }
 
-/* `p->packed`, if given, starts at this form of the weights; the workspace is of lone_bytes() otherwise. */
-static bptt_status NAME(lone_forward)(const bptt_problem *p) {
-  if (!p->packed && (!p->workspace || p->workspace_bytes < NAME(lone_bytes)(p)))
-    return BPTT_BAD_WORKSPACE;
-  return bptt_team_run(1, 0, NAME(lone_member), p, p->poll, p->poll_context) ? BPTT_INTERRUPTED : BPTT_OK;
+/* `packed`, if given, are the weights in this form; the workspace is of lone_bytes() otherwise. */
+static bptt_status NAME(lone_forward)(const bptt_problem *p, const void *packed, bptt_job *job) {
+  _Static_assert(sizeof(bptt_problem) <= BPTT_JOB_BYTES, "a job holds every plan");
+  bptt_problem *lone = (void *)job->plan;
+  *lone = *p;
+  lone->packed = packed;
+  job->duty = NAME(lone_member), job->threads = 1;
+  return !packed && (!p->workspace || p->workspace_bytes < NAME(lone_bytes)(p)) ? BPTT_BAD_WORKSPACE : BPTT_OK;
 }
 #undef LONE_CASE

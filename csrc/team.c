@@ -31,7 +31,7 @@ enum {
 static const double POLL_FLOPS = 2e8;          /* 2 to 20 ms of work between two looks at the clock */
 static const int64_t POLL_INTERVAL = 50000000; /* ns */
 
-/* ---- floating-point mode: flush-to-zero and denormals-are-zero while a task runs ---- */
+/* ---- floating-point mode: flush-to-zero and denormals-are-zero while a duty runs ---- */
 
 #if defined(__x86_64__)
 typedef unsigned int fp_mode;
@@ -198,45 +198,58 @@ static void await(bptt_team *team, int rank, bptt_member *other, long long epoch
     team->lost += bptt_now() - start;
 }
 
-static void run_member(bptt_team *team, int rank, bptt_task task, const void *context) {
-  fp_mode mode = fp_enter();
-  if (rank == 0)
-    team->caller_mode = (uint64_t)mode;
-  task(context, team, rank);
-  fp_leave(mode);
+/* In the floating-point mode of a call. */
+static void run_duty(bptt_team *team, int rank, bptt_duty duty, const void *context) {
+  duty(context, team, rank);
   /* Whoever still waits at a barrier need not wait for this member any more. */
   arrive(team, &team->members[rank], INT64_MAX);
 }
 
-int bptt_team_run(int threads, int insist, bptt_task task, const void *context, int (*poll)(void *),
+static void run_member(bptt_team *team, int rank, bptt_duty duty, const void *context) {
+  fp_mode mode = fp_enter();
+  if (rank == 0)
+    team->caller_mode = (uint64_t)mode;
+  run_duty(team, rank, duty, context);
+  fp_leave(mode);
+}
+
+static void start_team(bptt_team *team, int size, int (*poll)(void *), void *poll_context) {
+  atomic_init(&team->size, size);
+  atomic_init(&team->stopped, 0);
+  atomic_init(&team->sleepers, 0);
+  team->poll = poll;
+  team->poll_context = poll_context;
+  team->lost = 0;
+  team->unpolled = 0;
+  team->deadline = 0;
+}
+
+static void start_members(bptt_team *team, int size) {
+  for (int rank = 0; rank < size; rank++) {
+    atomic_init(&team->members[rank].epoch, 0);
+    atomic_init(&team->members[rank].arrivals, 0);
+  }
+}
+
+int bptt_team_run(int threads, int insist, bptt_duty duty, const void *context, int (*poll)(void *),
                   void *poll_context) {
   bptt_team team;
   if (threads > BPTT_MAX_THREADS)
     threads = BPTT_MAX_THREADS;
-  atomic_init(&team.size, 1);
-  team.lost = 0;
-  atomic_init(&team.stopped, 0);
-  atomic_init(&team.sleepers, 0);
-  team.poll = poll;
-  team.poll_context = poll_context;
-  team.unpolled = 0;
-  team.deadline = 0;
+  start_team(&team, 1, poll, poll_context);
 #ifdef _OPENMP
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   int64_t start = threads > 1 ? bptt_now() : 0, done = 0;
   if (threads > 1 && (insist || start >= atomic_load_explicit(&serial_until, memory_order_relaxed)) &&
       can_start(threads)) {
     pthread_once(&once, watch_forks);
-    for (int rank = 0; rank < threads; rank++) {
-      atomic_init(&team.members[rank].epoch, 0);
-      atomic_init(&team.members[rank].arrivals, 0);
-    }
+    start_members(&team, threads);
 #pragma omp parallel num_threads(threads)
     {
       /* OpenMP may give fewer threads than were asked for (limits, nesting); every member notes the real number. */
       int rank = omp_get_thread_num();
       atomic_store_explicit(&team.size, omp_get_num_threads(), memory_order_relaxed);
-      run_member(&team, rank, task, context);
+      run_member(&team, rank, duty, context);
       if (rank == 0)
         done = bptt_now();
     }
@@ -246,9 +259,8 @@ int bptt_team_run(int threads, int insist, bptt_task task, const void *context, 
   }
 #endif
   (void)insist;
-  atomic_init(&team.members[0].epoch, 0);
-  atomic_init(&team.members[0].arrivals, 0);
-  run_member(&team, 0, task, context);
+  start_members(&team, 1);
+  run_member(&team, 0, duty, context);
   return atomic_load(&team.stopped);
 }
 
@@ -281,6 +293,36 @@ int bptt_team_progress(bptt_team *team, int rank, double flops) {
     }
   }
   return atomic_load_explicit(&team->stopped, memory_order_relaxed);
+}
+
+/* What a part beside the calling thread's is asked instead: only the calling thread may poll. */
+static int is_stopped(void *stopped) {
+  return atomic_load_explicit((atomic_int *)stopped, memory_order_relaxed);
+}
+
+void bptt_team_part(bptt_team *part, bptt_team *whole, int size, int polls) {
+  if (polls)
+    start_team(part, size, whole->poll, whole->poll_context);
+  else
+    start_team(part, size, is_stopped, &whole->stopped);
+  part->caller_mode = whole->caller_mode;
+  part->deadline = whole->deadline;
+  part->unpolled = whole->unpolled;
+  start_members(part, size);
+}
+
+void bptt_team_run_part(bptt_team *part, int rank, bptt_duty duty, const void *context) {
+  run_duty(part, rank, duty, context);
+}
+
+void bptt_team_take_in(bptt_team *whole, const bptt_team *part) {
+  if (atomic_load_explicit(&part->stopped, memory_order_relaxed))
+    atomic_store(&whole->stopped, 1);
+  if (part->poll != whole->poll)
+    return;
+  whole->lost += part->lost;
+  whole->deadline = part->deadline;
+  whole->unpolled = part->unpolled;
 }
 
 int bptt_team_has_openmp(void) {

@@ -26,16 +26,24 @@ typedef struct bptt_team {
   bptt_member members[BPTT_MAX_THREADS];
 } bptt_team;
 
-typedef void (*bptt_task)(const void *context, bptt_team *team, int rank);
+/* One member's share of the work of a team. */
+typedef void (*bptt_duty)(const void *context, bptt_team *team, int rank);
 
-/* Runs task on `threads` members with denormals flushed to zero, restores the floating-point mode of each, and
+/* Runs duty on `threads` members with denormals flushed to zero, restores the floating-point mode of each, and
  * returns 1 when poll() stopped it, else 0. One thread runs it without a parallel region. Where others hold the cores
  * one thread does the work of all, unless `insist`: the bits are the same. */
-int bptt_team_run(int threads, int insist, bptt_task task, const void *context, int (*poll)(void *),
+int bptt_team_run(int threads, int insist, bptt_duty duty, const void *context, int (*poll)(void *),
                   void *poll_context);
 
-/* Waits for all members; 1 when the team was stopped: the caller must return from its task then. */
+/* Waits for all members; 1 when the team was stopped: the caller must return from its duty then. */
 int bptt_team_wait(bptt_team *team, int rank);
+
+/* A team of some members of one that runs. One of them makes it and all wait; each member of the part then runs its
+ * duty in it, and the part's rank 0 takes it in. The part polls if that rank is the calling thread (`polls`); else it
+ * asks whether the whole was stopped. */
+void bptt_team_part(bptt_team *part, bptt_team *whole, int size, int polls);
+void bptt_team_run_part(bptt_team *part, int rank, bptt_duty duty, const void *context);
+void bptt_team_take_in(bptt_team *whole, const bptt_team *part);
 
 /* Accounts for work done (floating-point operations) and polls when 50 ms or so have gone by. Returns 1 when the
  * team was stopped. Every member may call it; only rank 0, the calling thread, ever polls. */

@@ -107,20 +107,16 @@ static void pack_f32_any(const bptt_problem *p, void *packed) {
 #endif
 }
 
-static bptt_status forward_f32_any(const bptt_problem *p) {
+static bptt_status forward_f32_any(const bptt_problem *p, bptt_job *job) {
 #if HAS_LONE
-  if (lone_fits_f32(p) && lone_takes_f32(p)) {
-    bptt_problem lone = *p;
-    if (p->packed)
-      lone.packed = lone_part(p, p->packed);
-    return lone_forward_f32(&lone);
-  }
+  if (lone_fits_f32(p) && lone_takes_f32(p))
+    return lone_forward_f32(p, p->packed ? lone_part(p, p->packed) : NULL, job);
 #endif
-  return width_for(p)->forward(p);
+  return width_for(p)->forward(p, job);
 }
 
-static bptt_status backward_f32_any(const bptt_problem *p) {
-  return width_for(p)->backward(p);
+static bptt_status backward_f32_any(const bptt_problem *p, bptt_job *job) {
+  return width_for(p)->backward(p, job);
 }
 
 #define SUFFIX_f32 _f32_any

@@ -45,7 +45,9 @@ MODULES = [
 FOUNDATION = {
     "_course",
     "_kept",
-    "_network",
+    "_program",
+    "_forward",
+    "_backward",
     "_memory",
     "_check",
     "_threads",
@@ -57,6 +59,7 @@ FOUNDATION = {
     "_reference_core",
     "reference",
 }
+PASSES = {"_check", "_course", "_kept", "_memory", "_program", "_recompute", "_threads", "parameters"}
 ALLOWED = {
     "__init__": None,
     "__main__": {"bench", "demo", "flow", "_config", "_version"},
@@ -71,10 +74,12 @@ ALLOWED = {
     "parameters": {"_check", "_memory"},
     "tape": {"_check", "_course", "_kept", "parameters"},
     "_course": {"_check", "_memory"},
-    "_recompute": {"_course", "_memory", "_threads"},
-    "_kept": {"_course", "_recompute"},
+    "_program": {"_check", "_memory", "_threads"},
+    "_recompute": {"_course", "_kept", "_memory", "_program", "parameters"},  # the last for the types alone
+    "_kept": {"_check", "_course", "_memory", "_recompute"},
     "_waves": set(),
-    "_network": {"_check", "_course", "_kept", "_memory", "_recompute", "_threads", "_waves", "parameters"},
+    "_forward": {*PASSES, "_waves"},
+    "_backward": PASSES,
     "engine": FOUNDATION,
     "recurrent": FOUNDATION | {"engine"},
     "layers": {"_settings", "recurrent"},
@@ -179,7 +184,7 @@ def test_layering_of_the_reference(path):
 
 
 # The same inside bptt.torch, whose modules bring parameters of their own to what is below the layers.
-DOOR = {"_backend", "_check", "_course", "_kept", "_network", "layers", "parameters"}
+DOOR = {"_backend", "_backward", "_check", "_course", "_forward", "_kept", "layers", "parameters"}
 TORCH = {
     "__init__": {"modules", "swap"},
     "plan": DOOR,

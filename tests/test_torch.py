@@ -315,8 +315,8 @@ def test_memory_is_shared_both_ways(monkeypatch):
         seen.update(parts=parts, x=given[0], output=result[0], cells=result[3].cells)
         return result
 
-    original = arrays._network.forward
-    monkeypatch.setattr(arrays._network, "forward", forward)
+    original = arrays._forward.forward
+    monkeypatch.setattr(arrays._forward, "forward", forward)
     output, _ = module(x)
     pointer = {name: array.ctypes.data for name, array in seen.items() if name != "parts"}
     assert (pointer["x"], pointer["output"]) == (x.data_ptr(), output.data_ptr())

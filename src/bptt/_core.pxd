@@ -11,11 +11,12 @@ cdef extern from "bptt.h" nogil:
     ctypedef enum bptt_status:
         BPTT_OK, BPTT_BAD_SIZE, BPTT_BAD_ARGUMENT, BPTT_BAD_WORKSPACE, BPTT_BAD_VARIANT, BPTT_INTERRUPTED
     ctypedef enum bptt_op:
-        BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD
+        BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD, BPTT_MOVE
     ctypedef enum bptt_ceiling:
         BPTT_FMA, BPTT_READ, BPTT_BARRIER, BPTT_REGION
     ctypedef enum bptt_dtype:
         BPTT_F32, BPTT_F64
+    int BPTT_COUNTS
     int BPTT_LSTM, BPTT_GRU, BPTT_RNN
     int BPTT_SIGMOID, BPTT_HARD_SIGMOID, BPTT_TANH, BPTT_RELU, BPTT_SOFTSIGN, BPTT_IDENTITY
     ctypedef struct bptt_problem:
@@ -65,10 +66,19 @@ cdef extern from "bptt.h" nogil:
         void *poll_context
     bptt_status bptt_workspace(const bptt_problem *, bptt_op, int64_t *)
     bptt_status bptt_pack(const bptt_problem *, void *)
-    bptt_status bptt_forward(const bptt_problem *)
-    bptt_status bptt_backward(const bptt_problem *)
-    bptt_status bptt_forward_pair(const bptt_problem *, const bptt_problem *)
-    bptt_status bptt_backward_pair(const bptt_problem *, const bptt_problem *)
+    ctypedef struct bptt_move:
+        int64_t T, B, N, to_step, to_row, from_step, from_row, scale_step, scale_row
+        int32_t kind, threads, add, turned
+        const int64_t *lengths
+        void *to
+        void *source "from"
+        void *scale
+    ctypedef struct bptt_stage:
+        bptt_op op
+        const bptt_problem *first
+        const bptt_problem *second
+        const bptt_move *move
+    bptt_status bptt_run(const bptt_stage *, int64_t, int (*poll)(void *) noexcept, void *)
     bptt_status bptt_norms(const void *, bptt_dtype, int64_t, int64_t, int, double *)
     const char *bptt_variant_name(int)
     const char *bptt_active_variant()

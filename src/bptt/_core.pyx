@@ -16,6 +16,7 @@ cnp.import_array()
 CELLS = {"LSTM": BPTT_LSTM, "GRU": BPTT_GRU, "RNN": BPTT_RNN}
 ACTIVATIONS = {"sigmoid": BPTT_SIGMOID, "hard_sigmoid": BPTT_HARD_SIGMOID, "tanh": BPTT_TANH, "relu": BPTT_RELU,
                "softsign": BPTT_SOFTSIGN, "identity": BPTT_IDENTITY}
+cdef dict KINDS = {cnp.NPY_FLOAT32: BPTT_F32, cnp.NPY_FLOAT64: BPTT_F64, cnp.NPY_INT64: BPTT_COUNTS}  # of moves
 TRUNCATES = True  #: whether backward_call() takes `truncate`
 cdef double SHORT_FLOPS = 4e6  # below about 50 us of work a call keeps the GIL and is not polled
 cdef bptt_problem hint  # whose split and hoist the calls take: zeros, the cost model chooses
@@ -134,57 +135,135 @@ cdef class Call:
     cdef bptt_problem p
     cdef bptt_op op
     cdef double[3] bounds  # of step_clip
-    cdef Block workspace
     cdef object held  # the arguments: their memory is read and written
 
     def __init__(self):
         raise TypeError("Call objects are made by forward_call() and backward_call()")
 
-    cdef int prepare(self) except -1:
-        self.p.split, self.p.hoist = hint.split, hint.hoist
-        self.workspace = scratch(&self.p, self.op)
-        return 0
-
-    cdef double flops(self) noexcept:
+    cdef double work(self) noexcept:
         cdef bptt_problem *p = &self.p
         return 8.0 * p.T * p.B * p.H * (p.I + p.H)
 
+    cdef int64_t plan(self) except -1:
+        """Take over the hint, and return how many bytes of workspace there must be."""
+        cdef int64_t nbytes = 0
+        self.p.split, self.p.hoist = hint.split, hint.hoist
+        raise_status(bptt_workspace(&self.p, self.op, &nbytes))
+        return nbytes
 
-cdef bptt_status run_both(Call first, Call second) noexcept nogil:
+
+@cython.final
+cdef class Move:
+    """Numbers that run() moves; made by move()."""
+    cdef bptt_move m
+    cdef object held
+
+    def __init__(self):
+        raise TypeError("Move objects are made by move()")
+
+
+cdef void *take_rows(object array, bptt_move *m, str name, int64_t *step, int64_t *row) except? NULL:
+    """Address of an optional array (T,B,N) whose rows are contiguous, and how far its steps and rows lie apart."""
+    if array is None:
+        return NULL
+    if not cnp.PyArray_Check(array):
+        raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
+    cdef cnp.ndarray a = array
+    cdef int64_t size = cnp.PyArray_ITEMSIZE(a)
+    if a.ndim != 3 or a.shape[0] != m.T or a.shape[1] != m.B or a.shape[2] != m.N:
+        raise ValueError(f"{name}: expected shape {(m.T, m.B, m.N)}, got {array.shape}")
+    if KINDS.get(cnp.PyArray_TYPE(a)) != m.kind:
+        raise TypeError(f"{name}: expected the dtype of to, got {a.dtype}")
+    if cnp.PyArray_SIZE(a) and (not cnp.PyArray_ISBEHAVED_RO(a) or (m.N > 1 and a.strides[2] != size)):
+        raise ValueError(f"{name}: expected aligned, contiguous rows")
+    step[0], row[0] = a.strides[0] // size, a.strides[1] // size
+    return cnp.PyArray_DATA(a)
+
+
+def move(int threads, to not None, source=None, scale=None, lengths=None, bint turned=False, bint add=False):
+    """Return the move of `source` (T,B,N), or zeros, times `scale` (T,B,N), to the array `to` (T,B,N), or onto it.
+
+    Turned, steps come from the last to the first, inside the lengths (B,) of rows if they are given.
+    """
+    cdef Move moved = Move.__new__(Move)
+    cdef bptt_move *m = &moved.m
+    cdef cnp.ndarray a = to
+    if a.ndim != 3 or not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"to: expected a writable array of 3 axes, got shape {to.shape}")
+    if cnp.PyArray_TYPE(a) not in KINDS:
+        raise TypeError(f"to: expected float32, float64 or int64, got {a.dtype}")
+    m.T, m.B, m.N, m.kind = a.shape[0], a.shape[1], a.shape[2], KINDS[cnp.PyArray_TYPE(a)]
+    m.threads, m.turned, m.add = threads, turned, add
+    m.to = take_rows(to, m, "to", &m.to_step, &m.to_row)
+    m.source = take_rows(source, m, "source", &m.from_step, &m.from_row)
+    m.scale = take_rows(scale, m, "scale", &m.scale_step, &m.scale_row)
+    m.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, m.B, "lengths")
+    moved.held = to, source, scale, lengths
+    return moved
+
+
+cdef double place(object given, bptt_stage *stage, int64_t *nbytes) except -1:
+    """Fill a stage; return its work, and raise the bytes of workspace of its one or two calls."""
+    cdef Call first, second
+    memset(stage, 0, sizeof(bptt_stage))
+    if isinstance(given, Move):
+        stage.op, stage.move = BPTT_MOVE, &(<Move>given).m
+        return <double>stage.move.T * stage.move.B * stage.move.N
+    first, second = given if isinstance(given, tuple) else (given, None)
+    if first is None or (second is not None and second.op != first.op):
+        raise ValueError("stages: expected moves, calls and pairs of calls of a kind")
+    stage.op, stage.first = first.op, &first.p
+    nbytes[0] = max(nbytes[0], first.plan())
     if second is None:
-        return bptt_forward(&first.p) if first.op == BPTT_FORWARD else bptt_backward(&first.p)
-    if first.op == BPTT_FORWARD:
-        return bptt_forward_pair(&first.p, &second.p)
-    return bptt_backward_pair(&first.p, &second.p)
+        return first.work()
+    stage.second = &second.p
+    nbytes[1] = max(nbytes[1], second.plan())
+    return first.work() + second.work()
 
 
-def run(Call first not None, Call second=None):
-    """Run one call, or two of a kind that do not depend on one another, side by side where that is faster."""
-    cdef Interrupt interrupt = None  # only a long call asks
-    cdef double flops = first.flops()
+def run(*stages):
+    """Run calls, pairs of calls and moves one after the other, in one call of the library.
+
+    The calls of a pair do not depend on one another, and run side by side where that is faster.
+    """
+    cdef int64_t n, count = len(stages)
+    cdef int64_t[2] nbytes = [0, 0]
+    cdef bptt_stage[8] few
+    cdef bptt_stage *stage = few
+    cdef Block many = None, first = None, second = None
+    cdef Interrupt interrupt = None  # only a long program asks
+    cdef int (*ask)(void *) noexcept nogil
+    cdef double work = 0
     cdef bptt_status status
-    first.prepare()
-    if second is not None:
-        if first.op != second.op:
-            raise ValueError("second: expected a call of the same kind as the first")
-        second.prepare()
-        flops += second.flops()
-    if flops < SHORT_FLOPS:
-        status = run_both(first, second)
+    if count > 8:
+        many = take_block(count * sizeof(bptt_stage))
+        stage = <bptt_stage *>many.memory
+    for n in range(count):
+        work += place(stages[n], stage + n, nbytes)
+    if nbytes[0]:
+        first = take_block(nbytes[0])  # which all share, as one follows the other
+    if nbytes[1]:
+        second = take_block(nbytes[1])
+    for n in range(count):
+        lend(stage[n].first, first)
+        lend(stage[n].second, second)
+    if work < SHORT_FLOPS:
+        status = bptt_run(stage, count, NULL, NULL)
     else:
+        ask = NULL
         if get_ident() == main_thread().ident:  # no other runs signal handlers, and a daemon may outlive Python
-            interrupt = Interrupt()
-            first.p.poll, first.p.poll_context = poll, <void *>interrupt
-            if second is not None:
-                second.p.poll, second.p.poll_context = poll, <void *>interrupt
+            interrupt, ask = Interrupt(), <int (*)(void *) noexcept nogil>poll
         with nogil:
-            status = run_both(first, second)
-    first.workspace = None
-    if second is not None:
-        second.workspace = None
+            status = bptt_run(stage, count, ask, <void *>interrupt)
     if status == BPTT_INTERRUPTED:
         raise interrupt.error
     raise_status(status)
+
+
+cdef void lend(const bptt_problem *p, Block block) noexcept:
+    cdef bptt_problem *borrower = <bptt_problem *>p
+    if p != NULL and block is not None:
+        borrower.workspace, borrower.workspace_bytes = block.memory, block.nbytes
 
 
 @cython.final
@@ -322,8 +401,9 @@ cdef class Stream:
 
     `packs` are the weights of the layers, first to last; batch_size 0: unbatched, x (I,).
     """
-    cdef Block block, hidden  # the problems; outputs of layers below the last
+    cdef Block block, program, hidden  # the problems; their stages; outputs of layers below the last
     cdef bptt_problem *problems
+    cdef bptt_stage *stages
     cdef object packs, workspaces, h, c, x_shape, out_shape
     cdef int type_num, ndim, busy, layers
     cdef int64_t width
@@ -339,9 +419,13 @@ cdef class Stream:
         self.packs, self.layers, self.h, self.c, self.workspaces = packs, len(packs), h, c, []
         self.block = take_block(self.layers * sizeof(bptt_problem))
         self.problems = p = <bptt_problem *>self.block.memory
+        self.program = take_block(self.layers * sizeof(bptt_stage))
+        self.stages = <bptt_stage *>self.program.memory
+        memset(self.stages, 0, self.layers * sizeof(bptt_stage))
         self.type_num = cnp.NPY_FLOAT32 if packed.problem.dtype == BPTT_F32 else cnp.NPY_FLOAT64
         for n, packed in enumerate(packs):
             p = self.problems + n
+            self.stages[n].op, self.stages[n].first = BPTT_FORWARD, p
             p[0] = packed.problem
             p.T, p.B, p.split, p.hoist = 1, h.shape[1], hint.split, hint.hoist
             p.h_0 = p.h_n = take(h[n], p.dtype, p.B * width(p), "h")
@@ -385,13 +469,7 @@ cdef class Stream:
         return out
 
     cdef bptt_status advance(self) noexcept nogil:
-        cdef bptt_status status = BPTT_OK
-        cdef int n
-        for n in range(self.layers):
-            status = bptt_forward(self.problems + n)
-            if status != BPTT_OK:
-                break
-        return status
+        return bptt_run(self.stages, self.layers, NULL, NULL)
 
     cdef bint ready(self, object array, int64_t first, int64_t last) noexcept:
         """Whether an array can be read as it is."""

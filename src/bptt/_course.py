@@ -61,16 +61,6 @@ class Course(NamedTuple):
         back[(slice(None),) * axis + (self.order,)] = array
         return back
 
-    def turned(self, x: Array, direction: int) -> Array:
-        """Return a sequence (T, B, N) as that direction meets it; for a second time, as it was."""
-        if not direction:
-            return x
-        if self.mirror is not None:
-            return np.take_along_axis(x, self.mirror, 0)
-        copy = empty(x.shape, x.dtype)
-        copy[...] = x[::-1]
-        return copy
-
     def between(self, begin: int, end: int) -> Course:
         """Return the course of steps [begin, end) of one direction."""
         lengths, resets = cut(*self.of(0), begin, end)

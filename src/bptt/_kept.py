@@ -7,21 +7,24 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ._check import Layout
 from ._course import Course
+from ._memory import empty
 from ._recompute import Starts
 
-__all__ = ["Kept", "Slopes", "StepClip", "Wanted"]
+__all__ = ["Kept", "Slopes", "StepClip", "Wanted", "at", "new_slopes", "states_of"]
 
 Array: TypeAlias = "NDArray[Any]"
 StepClip: TypeAlias = "tuple[float, float, float]"
 
 
 class Kept(NamedTuple):
-    """What a training forward pass keeps for the backward pass, each entry or first axis one part.
+    """What a training forward pass keeps for the backward pass, each first axis one part.
 
     Attributes
     ----------
     inputs : list of ndarray, (T, B, I) or (T, B, D*P)
+        Of each layer, time ascending.
     h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
     hidden, cells : ndarray, (L*D, T, B, P) and (L*D, T, B, H)
         Cells are None where there is no cell state.
@@ -149,23 +152,6 @@ class Slopes(NamedTuple):
         x = None if self.x is None else self.x[begin:end]
         return Slopes(x, self.h_0, self.c_0, *steps)
 
-    def add(self, block: Slopes, begin: int, end: int) -> None:
-        """Add what a block of steps [begin, end) gives; states only if that starts at the beginning."""
-        if begin and block.clipped is not None:
-            block.clipped[:, 0, :, :2] = 0  # handed to a state that is no part of the block
-        if self.x is not None and block.x is not None:
-            self.x[begin:end] += block.x
-        for total, part in (
-            (self.hidden, block.hidden),
-            (self.cells, block.cells),
-            (self.clipped, block.clipped),
-        ):
-            if total is not None:
-                total[:, begin:end] += part
-        for total, part in ((self.h_0, block.h_0), (self.c_0, block.c_0)):
-            if total is not None and begin == 0:
-                total += part
-
     def counts(self, bounds: StepClip | None) -> dict[str, Array] | None:
         """Return how many elements each of the finite bounds held at each step, (L*D, T)."""
         if self.clipped is None or bounds is None:
@@ -200,3 +186,29 @@ def joined_masks(first: Kept, second: Kept) -> list[Array]:
         return []
     pairs = [kept.masks or [np.ones_like(h) for h in kept.hidden[:-1]] for kept in (first, second)]
     return [np.concatenate(pair) for pair in zip(*pairs, strict=True)]
+
+
+def new_slopes(layout: Layout, kept: Kept, steps: int, wanted: Wanted) -> Slopes:
+    """Return arrays, not filled, for all that a backward pass over so many steps returns."""
+    (N, _, B, P), dtype, H = kept.hidden.shape, layout.dtype, layout.hidden_size
+    per_step = wanted.steps
+    return Slopes(
+        empty((steps, *kept.inputs[0].shape[1:]), dtype) if wanted.input else None,
+        *states_of(layout, B),
+        empty((N, steps, B, P), dtype) if per_step else None,
+        empty((N, steps, B, H), dtype) if per_step and layout.has_cell_state else None,
+        np.zeros((N, steps, B, 3), np.int64) if (per_step or wanted.norms) and wanted.step_clip else None,
+        empty((N, steps, B, 2), np.dtype(np.float64)) if wanted.norms else None,
+    )
+
+
+def states_of(layout: Layout, B: int) -> tuple[Array, Array | None]:
+    """Return new states h (L*D, B, P) and c (L*D, B, H); None for c where there is no cell state."""
+    rows, dtype = (layout.parts, B), layout.dtype
+    h = empty((*rows, layout.width), dtype)
+    return h, empty((*rows, layout.hidden_size), dtype) if layout.has_cell_state else None
+
+
+def at(parts: Array | None, n: int) -> Array | None:
+    """Return part n of what may not be there."""
+    return None if parts is None else parts[n]

@@ -24,6 +24,7 @@ __all__ = [
     "backward_call",
     "forward",
     "forward_call",
+    "move",
     "pack",
     "row_norms",
     "run",
@@ -193,10 +194,38 @@ def backward_call(*arguments: Any, **more: Any) -> Callable[[], None]:
     return partial(backward, *arguments, **more)
 
 
-def run(*calls: Callable[[], None]) -> None:
-    """Run calls, one after the other."""
-    for call in calls:
-        call()
+def move(
+    threads: int,
+    to: Array,
+    source: Array | None = None,
+    scale: Array | None = None,
+    lengths: Array | None = None,
+    turned: bool = False,
+    add: bool = False,
+) -> Callable[[], None]:
+    """Return the move of `source` (T,B,N), or zeros, times `scale`, to the array `to` (T,B,N), or onto it.
+
+    Turned, steps come from the last to the first, inside the lengths (B,) of rows if they are given.
+    """
+
+    def carry_out() -> None:
+        moved = np.zeros_like(to) if source is None else source
+        if turned:
+            T = len(to)
+            t = np.arange(T)[:, None]
+            ends = T if lengths is None else lengths
+            moved = np.take_along_axis(moved, np.where(t < ends, ends - 1 - t, t)[..., None], 0)
+        moved = moved if scale is None else moved * scale
+        to[...] = to + moved if add else moved
+
+    return carry_out
+
+
+def run(*stages: Callable[[], None] | tuple[Callable[[], None], ...]) -> None:
+    """Run calls, pairs of calls and moves, one after the other."""
+    for stage in stages:
+        for step in stage if isinstance(stage, tuple) else (stage,):
+            step()
 
 
 def row_norms(threads: int, x: Array) -> NDArray[np.float64]:

@@ -6,10 +6,10 @@ for a second thread two layers run side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-__all__ = ["Pieces", "pieces_of", "walk"]
+__all__ = ["Pieces", "order", "pieces_of"]
 
 PIECE_BYTES = 2_000_000  # of a layer's output: stays near the cores
 FEW_ROWS = 2  # with more, threads that split rows are busy enough
@@ -54,10 +54,10 @@ def pieces_of(
     return Pieces([(begin, min(begin + steps, T)) for begin in range(0, T, max(1, steps))], beside)
 
 
-def walk(core: Any, layers: int, pieces: Pieces, call: Callable[[int, int], Any]) -> None:
-    """Run the core's ``call(layer, piece)`` for all: each after the layer below and the piece before."""
+def order(layers: int, pieces: Pieces) -> Iterator[list[tuple[int, int]]]:
+    """Yield (layer, piece) of one or two at a time: each after the layer below and the piece before."""
     count, beside = len(pieces.spans), 1 + pieces.beside
     for wave in range(layers + count - 1):
-        ready = [call(n, wave - n) for n in range(layers) if 0 <= wave - n < count]
+        ready = [(n, wave - n) for n in range(layers) if 0 <= wave - n < count]
         for first in range(0, len(ready), beside):
-            core.run(*ready[first : first + beside])
+            yield ready[first : first + beside]

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _backend, _check, _network, _reference_core
+from . import _backend, _check, _forward, _reference_core
 from ._check import Layout
 from ._course import ALL_STEPS, course_of
+from ._program import cell_of
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
 
@@ -53,7 +54,7 @@ def infer(
     x, batched = layout.sequence(x)
     h_0, c_0 = layout.state(state, x.shape[1], batched)
     course = course_of(layout, lengths, resets, len(x), x.shape[1], batched)
-    output, h_n, c_n = _network.infer(core, layout, weights, packs, x, h_0, c_0, course)
+    output, h_n, c_n = _forward.infer(core, layout, weights, packs, x, h_0, c_0, course)
     if batched and not layout.batch_first:
         return output, h_n if c_n is None else (h_n, c_n)
     return layout.as_given(output, batched), layout.states_as_given(h_n, c_n, batched)
@@ -93,7 +94,7 @@ class Engine:
                     layout, threads = self._layout, get_num_threads()
                     weights = layer_weights(self._parameters, layout.layers, layout.directions)
                     packs = self._packs[core] = [
-                        core.pack(_network.cell_of(core, layout.cell), threads, part) for part in weights
+                        core.pack(cell_of(core, layout.cell), threads, part) for part in weights
                     ]
         return packs
 
@@ -313,7 +314,7 @@ class Stream:
                 _check.shape("x", given, "(T, I)", (T, I))
             _check.shape("x", given, "(T, B, I)", expected)
         states = (self._h, self._c)
-        output, h_n, c_n = _network.infer(self._core, layout, None, self._packs, array, *states, ALL_STEPS)
+        output, h_n, c_n = _forward.infer(self._core, layout, None, self._packs, array, *states, ALL_STEPS)
         self._h[...] = h_n
         if self._c is not None:
             self._c[...] = c_n

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _backend, _check, _network
+from . import _backend, _backward, _check, _forward
 from ._check import Layout
 from ._course import course_of
 from ._kept import Wanted
@@ -222,9 +222,9 @@ class Recurrent:
         T, B, _ = x.shape
         h_0, c_0 = layout.state(state, B, batched)
         course = course_of(layout, lengths, resets, T, B, batched)
-        drawn = _network.draw(layout, T, B, self.dropout, rng)
+        drawn = _forward.draw(layout, T, B, self.dropout, rng)
         given = (self._weights, x, h_0, c_0, *drawn, course, every)
-        results = _network.forward(_backend.core(), layout, *given)
+        results = _forward.forward(_backend.core(), layout, *given)
         return Tape(self._owner, layout, batched, *results)
 
     def backward(
@@ -304,7 +304,7 @@ class Recurrent:
         parameters = self.parameters.empty_like()
         wanted = Wanted(*_check.steps(steps), blocks, bounds)
         given = (self._weights, kept, errors, d_h_n, d_c_n, parameters, wanted)
-        found = _network.backward(_backend.core(), layout, *given)
+        found = _backward.backward(_backend.core(), layout, *given)
         assert found.x is not None  # as it is wanted
         d_state = layout.states_as_given(found.h_0, found.c_0, batched)
         results = (layout.as_given(found.x, batched), d_state, parameters, found.hidden, found.cells)

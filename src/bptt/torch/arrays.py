@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, overload
 import torch
 from numpy.typing import NDArray
 
-from .. import _backend, _course, _network
+from .. import _backend, _backward, _course, _forward
 from .._check import contiguous
 from .._course import ALL_STEPS, Course
 from .._kept import Kept, Slopes, Wanted
@@ -59,7 +59,7 @@ def infer(
     """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
     plan, parts, course = ready
     given = array(x), array(h_0), array(c_0)
-    output, h_n, c_n = _network.infer(_backend.core(), plan.layout, parts, None, *given, course)
+    output, h_n, c_n = _forward.infer(_backend.core(), plan.layout, parts, None, *given, course)
     return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n)
 
 
@@ -78,7 +78,7 @@ def forward(
     plan, parts, course = ready
     given = array(x), array(h_0), array(c_0)
     drawn = draws_of(masks, seeds, course)
-    output, h_n, c_n, kept = _network.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
+    output, h_n, c_n, kept = _forward.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
     hidden = None
     if plan.layout.parts > 1:
         hidden = kept.hidden
@@ -117,15 +117,15 @@ def backward(
     steps = course.sorted(array(output))[None] if layout.parts == 1 else array(hidden)
     assert steps is not None
     has_c, saved = layout.has_cell_state, array(gates) if layout.saved else None
-    inputs = _network.inputs_of(layout, first, steps, drawn[0], course)
+    core = _backend.core()
+    inputs = _forward.inputs_of(core, layout, first, steps, drawn[0], course)
     kept = Kept(inputs, h, c, steps, array(cells) if has_c else None, saved, *drawn, course)
     errors = array(d_output), array(d_h_n), array(d_c_n) if has_c else None
     parameters = plan.parameters.empty_like()
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
     wanted = Wanted(truncate=blocks, step_clip=bounds, input=wants_x)
-    core = _backend.core()
-    return _network.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
+    return _backward.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
 
 
 @overload

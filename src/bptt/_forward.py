@@ -1,0 +1,290 @@
+"""A stack of layers forward, each in one or two directions: which call of the core gets which arrays.
+
+Part n = l * D + d is direction d of layer l. The reverse direction runs forward over a sequence that is
+turned round, so its arrays are in the order in which it meets the steps. Rows of unequal length run longest
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _recompute, _waves
+from ._check import Layout
+from ._course import Course, cut
+from ._kept import Kept, at, states_of
+from ._memory import empty
+from ._program import Program, Room
+from ._recompute import Starts
+from ._threads import get_num_threads
+from ._waves import Pieces
+from .parameters import Weights
+
+__all__ = ["draw", "forward", "infer", "inputs_of"]
+
+Array: TypeAlias = "NDArray[Any]"
+
+
+def infer(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+) -> tuple[Array, Array, Array | None]:
+    """Run every part and keep nothing but the result.
+
+    Parameters
+    ----------
+    core : module
+        ``bptt._core`` or its twin.
+    layout : Layout
+    weights, packs : sequence
+        For each part its weights as the kernels take them, or what ``core.pack`` made of them; the other is
+        None.
+    x : ndarray, (T, B, I)
+    h_0, c_0 : ndarray, (L*D, B, P) and (L*D, B, H), or None
+        P is H but for a projection, here and everywhere.
+    course : Course
+
+    Returns
+    -------
+    output : ndarray, (T, B, D*P)
+    h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
+        Of h alone where there is no cell state: None then for c, here and everywhere.
+    """
+    states = course.sorted(h_0), course.sorted(c_0)
+    return through_layers(core, layout, weights, packs, course.sorted(x), *states, course, None)
+
+
+def forward(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights],
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    masks: list[Array],
+    seeds: list[int],
+    course: Course,
+    recompute: int | None = None,
+) -> tuple[Array, Array, Array | None, Kept]:
+    """Run every part and keep what `backward` needs. Returns output, h_n, c_n as `infer`, and that.
+
+    With `recompute` only the output is kept, and the cell states before blocks of so many steps.
+    """
+    N, T, B, H = layout.parts, *x.shape[:2], layout.hidden_size
+    dtype, saved, has_c = layout.dtype, layout.saved, layout.has_cell_state
+    hidden, cells, gates, starts = empty((N, T, B, layout.width), dtype), None, None, None
+    if recompute and saved:
+        every = _recompute.whole_chunks(recompute, B)
+        count = len(_recompute.blocks(T, every))
+        starts = Starts(every, empty((N, count, B, H), dtype) if has_c else None)
+    elif saved:
+        cells = empty((N, T, B, H), dtype) if has_c else None
+        gates = empty((N, T, B, saved, H), dtype)
+    x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
+    inputs = [x, *new_inputs(layout, hidden, masks)]
+    kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
+    return *through_layers(core, layout, weights, None, x, h_0, c_0, course, kept), kept
+
+
+def through_layers(
+    core: Any,
+    layout: Layout,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+    kept: Kept | None,
+) -> tuple[Array, Array, Array | None]:
+    """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
+    T, B, _ = x.shape
+    program, (h_n, c_n) = Program(core, layout), states_of(layout, B)
+    D, P, last = layout.directions, layout.width, layout.layers - 1
+    output = kept.hidden[last] if kept and D == 1 else empty((T, B, D * P), layout.dtype)
+    if B:  # without rows there is nothing to fill, however many steps
+        given = (program, weights, packs, x, h_0, c_0, course, kept, output, h_n, c_n)
+        whole = [(0, T)]
+        cut_ = last and D == 1 and not (kept and kept.starts)
+        pieces = pieces_of(layout, T, B, kept is not None) if cut_ else Pieces(whole, False)
+        if len(pieces.spans) > 1:
+            add_waves(*given, pieces)
+        else:
+            add_layers(*given)
+        program.run()
+    return course.unsorted(output), course.unsorted(h_n), course.unsorted(c_n)
+
+
+def add_layers(
+    program: Program,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+    kept: Kept | None,
+    output: Array,
+    h_n: Array,
+    c_n: Array | None,
+) -> None:
+    """Layer after layer, the directions of one side by side. Fills output, h_n, c_n and `kept`."""
+    layout, (T, B, _) = program.layout, x.shape
+    P, D, last = layout.width, layout.directions, layout.layers - 1
+    room = Room(T * B * max(x.shape[2], D * P), layout.dtype)
+    for layer in range(layout.layers):
+        outputs, calls = [], []
+        for d in range(D):
+            n = layer * D + d
+            if kept:
+                to = kept.hidden[n]
+            else:
+                to = output if layer == last and D == 1 else room(("h", layer % 2, d), (T, B, P))
+            outputs.append(to)
+            a = x
+            if d:
+                a = room("turned", x.shape)
+                program.move(a, x, turned=True, lengths=course.lengths)
+            if kept and kept.starts:
+                assert weights is not None
+                part = _recompute.part_of(program, weights, kept, n, a)
+                filled = (to, h_n[n], at(c_n, n), at(kept.starts.cells, n))
+                _recompute.add_forward(program, part, at(c_0, n), kept.starts.every, *filled)
+                continue
+            tape: list[Any] = [None, None]
+            draws: tuple[int, ...] = ()
+            if kept:
+                tape, draws = [at(kept.cells, n), at(kept.gates, n)], kept.draws(n)
+            given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
+            results = (to, h_n[n], at(c_n, n), *tape)
+            calls.append(program.forward(*given, *results, *course.of(d), *draws))
+        if calls:
+            program.add(*calls)
+        if layer < last:
+            x = kept.inputs[layer + 1] if kept else outputs[0] if D == 1 else room("joined", (T, B, D * P))
+            add_joined(program, x, outputs, kept.masks[layer] if kept and kept.masks else None, course)
+        else:
+            add_joined(program, output, outputs, None, course)
+
+
+def add_joined(
+    program: Program, to: Array, outputs: Sequence[Array], mask: Array | None, course: Course
+) -> None:
+    """Put the outputs of the directions side by side, time ascending, under a mask if there is one."""
+    P = program.layout.width
+    if to is outputs[0]:
+        return
+    for d, output in enumerate(outputs):
+        units = slice(d * P, (d + 1) * P)
+        scale = None if mask is None else mask[..., units]
+        program.move(to[..., units], output, scale=scale, turned=bool(d), lengths=course.lengths)
+
+
+def pieces_of(layout: Layout, T: int, B: int, keeps: bool) -> Pieces:
+    """Return the pieces of time that the layers of a stack in one direction go through."""
+    P, size = layout.width, layout.dtype.itemsize
+    numbers = 4 * layout.hidden_size * (min(layout.input_size, P) + P)
+    return _waves.pieces_of(T, B, P * size, numbers * size, 2.0 * numbers, get_num_threads(), keeps)
+
+
+def add_waves(
+    program: Program,
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    course: Course,
+    kept: Kept | None,
+    output: Array,
+    h_n: Array,
+    c_n: Array | None,
+    pieces: Pieces,
+) -> None:
+    """Go through a stack in one direction over pieces of time. As `add_layers`."""
+    layout, core, spans = program.layout, program.core, pieces.spans
+    B, P, last = x.shape[1], layout.width, layout.layers - 1
+    packs = packs or [core.pack(program.cell, program.threads, part) for part in weights or ()]
+    between = empty((0 if kept else last, 2, spans[0][1], B, P), layout.dtype)
+
+    def output_of(n: int, k: int) -> Array:
+        begin, end = spans[k]
+        if n == last:
+            return output[begin:end]
+        return kept.hidden[n][begin:end] if kept else between[n, k % 2, : end - begin]
+
+    def call(n: int, k: int) -> Any:
+        begin, end = spans[k]
+        a = output_of(n - 1, k) if n else x[begin:end]
+        tape, draws = [None, None], tuple[int, ...]()
+        if kept:
+            if n and kept.masks:
+                a = kept.inputs[n][begin:end]
+                program.move(a, output_of(n - 1, k), scale=kept.masks[n - 1][begin:end])
+            tape = [None if array is None else array[n][begin:end] for array in (kept.cells, kept.gates)]
+            draws = kept.draws(n, begin)
+        before = (h_n[n], at(c_n, n)) if k else (at(h_0, n), at(c_0, n))
+        results = (output_of(n, k), h_n[n], at(c_n, n), *tape)
+        rest = (*cut(*course.of(0), begin, end), *draws)
+        return program.forward(None, packs[n], a, *before, *results, *rest)
+
+    for calls in _waves.order(layout.layers, pieces):
+        program.add(*[call(n, k) for n, k in calls])
+
+
+def draw(layout: Layout, T: int, B: int, dropout: float, rng: Any) -> tuple[list[Array], list[int]]:
+    """Draw the masks of dropout between layers, and the seed of each part: both empty if nothing is drawn."""
+    if rng is None or not (dropout or layout.draws):
+        return [], []
+    generator = np.random.default_rng(rng)
+    masks = dropout_masks(layout, T, B, dropout, generator)
+    parts = layout.parts if layout.draws else 0
+    return masks, generator.integers(2**64, size=parts, dtype=np.uint64).tolist()
+
+
+def dropout_masks(
+    layout: Layout, T: int, B: int, dropout: float, generator: np.random.Generator
+) -> list[Array]:
+    """Draw what the inputs of layers 1, 2, .. are multiplied by: 0 with probability p, else 1/(1-p)."""
+    if not dropout:
+        return []
+    shape = (T, B, layout.directions * layout.width)
+    masks = []
+    for _ in range(layout.layers - 1):
+        mask = empty(shape, layout.dtype)
+        mask[...] = generator.random(shape, np.float32) >= dropout
+        if dropout < 1:
+            mask /= 1 - dropout
+        masks.append(mask)
+    return masks
+
+
+def new_inputs(layout: Layout, hidden: Array, masks: Sequence[Array]) -> list[Array]:
+    """Return where the inputs of layers 1, 2, .. stand: the states below, if they go on as they are."""
+    _, T, B, P = hidden.shape
+    if layout.directions == 1 and not masks:
+        return [*hidden[:-1]]
+    return [empty((T, B, layout.directions * P), layout.dtype) for _ in range(layout.layers - 1)]
+
+
+def inputs_of(
+    core: Any, layout: Layout, x: Array, hidden: Array, masks: Sequence[Array], course: Course
+) -> list[Array]:
+    """Return the inputs of `Kept`, from the input of the first layer and the hidden states of all parts."""
+    program, D, inputs = Program(core, layout), layout.directions, new_inputs(layout, hidden, masks)
+    for layer, to in enumerate(inputs):
+        outputs = [hidden[layer * D + d] for d in range(D)]
+        if D == 2 or masks:
+            add_joined(program, to, outputs, masks[layer] if masks else None, course)
+    program.run()
+    return [x, *inputs]

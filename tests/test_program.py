@@ -1,0 +1,122 @@
+"""Programs: one call into C for all layers, directions and blocks, and the moves between them."""
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt import _core, _program, _reference_core
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (1, 1, 70_000), (300, 40, 16), (1, 4, 1), (0, 2, 3), (3, 0, 2)])
+def test_moves_are_those_of_the_specification(shape, dtype, threads):
+    """Whole arrays and parts of wider ones; with lengths, scale, turned, added up, from nothing."""
+    T, B, N = shape
+    draw = lambda: (RNG.standard_normal((T, B, N + 3)) * 100).astype(dtype)  # noqa: E731
+    lengths = np.sort(RNG.integers(0, T + 1, B))[::-1].astype(np.int64)
+    inner = slice(2, 2 + N)
+    for scale in [None] if dtype is np.int64 else [None, draw()[..., inner]]:
+        for turned in (False, True):
+            for spans in (None, lengths):
+                for add in (False, True):
+                    for source in (None, draw()[..., inner], np.ascontiguousarray(draw()[..., inner])):
+                        to = draw()
+                        expected = to.copy()
+                        how = (source, scale, spans, turned, add)
+                        _reference_core.run(_reference_core.move(1, expected[..., inner], *how))
+                        _core.run(_core.move(threads, to[..., inner], *how))
+                        np.testing.assert_array_equal(to, expected, strict=True)
+
+
+def test_a_move_in_place():
+    to, scale = (RNG.standard_normal((50, 8, 64)).astype(np.float32) for _ in range(2))
+    expected = to * scale
+    _core.run(_core.move(2, to, to, scale))
+    np.testing.assert_array_equal(to, expected)
+
+
+def test_bad_moves_raise():
+    good, flat = np.zeros((3, 2, 4), np.float32), np.zeros(24, np.float32)
+    fixed = good.copy()
+    fixed.flags.writeable = False
+    for arguments, error, message in (
+        ((flat,), ValueError, "^to: expected a writable array of 3 axes"),
+        ((fixed,), ValueError, "^to: expected a writable array of 3 axes"),
+        ((good.astype(np.float16),), TypeError, "^to: expected float32, float64 or int64, got float16"),
+        ((good[..., ::2],), ValueError, "^to: expected aligned, contiguous rows"),
+        ((good, good[:2]), ValueError, r"^source: expected shape \(3, 2, 4\), got \(2, 2, 4\)"),
+        ((good, flat), ValueError, "^source: expected shape"),
+        ((good, good.astype(np.float64)), TypeError, "^source: expected the dtype of to, got float64"),
+        ((good, good.tolist()), TypeError, "^source: expected an ndarray, got list"),
+        ((good, good, good.T), ValueError, "^scale: expected shape"),
+        ((good, good, None, np.zeros(3, np.int64)), ValueError, "^lengths: expected 2 contiguous elements"),
+    ):
+        with pytest.raises(error, match=message):
+            _core.move(1, *arguments)
+
+
+def test_stages_of_no_kind_raise():
+    for stage in (None, 3, (None,), ()):
+        with pytest.raises((TypeError, ValueError)):
+            _core.run(stage)
+    for kind in (_core.Move, _core.Call):
+        with pytest.raises(TypeError, match="are made by"):
+            kind()
+
+
+KINDS = {
+    "bidirectional lstm": (bptt.LSTM, {"bidirectional": True, "dropout": 0.3}),
+    "bidirectional gru": (bptt.GRU, {"bidirectional": True}),
+    "projected": (bptt.LSTM, {"proj_size": 3, "dropout": 0.2, "zoneout": 0.1}),
+    "rnn": (bptt.RNN, {}),
+}
+CURES = {
+    "plain": ({}, {}),
+    "recompute": ({"recompute": 20}, {}),
+    "truncated": ({}, {"truncate": (7, 20), "step_clip": 0.05}),
+    "both": ({"recompute": 20}, {"truncate": (7, 20)}),
+}
+
+
+def everything(layer, x, errors, lengths, onward, back):
+    """Return all that inference, training and the way back give, in order."""
+    tape = layer.forward(x, lengths=lengths, rng=3, **onward)
+    gradients = layer.backward(tape, errors, steps=True, **back)
+    state = gradients.state if isinstance(gradients.state, tuple) else (gradients.state,)
+    found = [layer(x, lengths=lengths)[0], tape.output, gradients.parameters.flat, gradients.input, *state]
+    return [*found, gradients.hidden, *(gradients.clipped or {}).values()]
+
+
+@pytest.mark.parametrize("lengths", [None, [61, 0, 17, 61, 40]])
+@pytest.mark.parametrize(
+    ("kind", "cure"),
+    [
+        (kind, cure)
+        for kind in KINDS
+        for cure in CURES
+        if not (CURES[cure][1] and KINDS[kind][1].get("bidirectional"))  # truncation has no meaning there
+    ],
+)
+def test_programs_that_are_too_long_are_run_in_pieces(kind, cure, lengths, monkeypatch):
+    """And every layer, direction and block stands in one program otherwise."""
+    cell, settings = KINDS[kind]
+    onward, back = CURES[cure]
+    layer = cell(4, 6, 3, seed=1, **settings)
+    x = RNG.standard_normal((61, 5, 4)).astype(np.float32)
+    errors = RNG.standard_normal(layer(x)[0].shape).astype(np.float32)
+    ran, run = [], _core.run
+    monkeypatch.setattr(_core, "run", lambda *stages: ran.append(len(stages)) or run(*stages))
+    expected = everything(layer, x, errors, lengths, onward, back)
+    assert len(ran) == 3, "one call forward, one back, one for inference"
+    for most in (1, 2, 7):
+        monkeypatch.setattr(_program, "STAGES", most)
+        found = everything(layer, x, errors, lengths, onward, back)
+        for array, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(array, other, err_msg=f"{most} stages at once")
+    assert len(ran) > 9
+    with bptt.backend("reference"):
+        for array, other in zip(everything(layer, x, errors, lengths, onward, back), expected, strict=True):
+            np.testing.assert_allclose(array, other, rtol=2e-3, atol=2e-4)
