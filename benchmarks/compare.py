@@ -6,10 +6,12 @@
     python benchmarks/compare.py --suite memory
     python benchmarks/compare.py --suite torch
     python benchmarks/compare.py --suite flow
+    python benchmarks/compare.py --suite cures
 
 Median times of interleaved turns; this library on two threads (rtneural: one, against published figures).
 torch is about bptt.torch: the share of the bare layer's speed that its module keeps, and what share a module
-could keep that only hands arrays over. flow is what measuring the flow of gradients costs.
+could keep that only hands arrays over. flow is what measuring the flow of gradients costs; cures, what
+truncating it, clipping it inside the recursion and computing the tape again do.
 Ends with status 1 if a ratio falls short, a call needs more memory than it may, or a measurement more time.
 """
 
@@ -30,7 +32,7 @@ from bptt.bench.contest import (
     need,
     thread_counts,
 )
-from bptt.bench.flow import FLOW, MOST, Watch, cost
+from bptt.bench.costs import CURES, FLOW, Watch, cost
 from bptt.bench.machine import Ceilings, measure_ceilings
 from bptt.bench.memory import MEMORY, Subject
 from bptt.bench.roofline import bound
@@ -43,6 +45,7 @@ SUITES = {
     "memory": MEMORY,
     "torch": TORCH,
     "flow": FLOW,
+    "cures": CURES,
 }
 COMPILED = "torchcompile"  # takes a hundred seconds before its first call
 
@@ -135,11 +138,12 @@ def report_share(share: Share, seconds: float, threads: int) -> bool:
 
 
 def report_flow(watch: Watch, threads: int, seconds: float) -> bool:
-    """Print the line of what measuring the flow of gradients costs; return whether it is less than it may."""
+    """Print the line of what seeing or curing the flow of gradients costs; return whether that is met."""
     found = cost(watch, threads, seconds)
     times = f"{found.plain * 1e6:10.1f} {found.measured * 1e6:10.1f}"
-    text = f"{watch.what:9} {watch.case.shape:15} {threads:7} {times} {found.share:7.1%} {MOST:6.0%}"
-    print(f"{text}  {'pass' if found.met else 'FAIL'}  {watch.case.kind}".rstrip(), flush=True)
+    text = f"{watch.what:9} {watch.case.shape:15} {threads:7} {times} {found.share:7.1%}"
+    most = "     -      " if found.most is None else f"{found.most:6.0%}  {'pass' if found.met else 'FAIL'}"
+    print(f"{text} {most}  {watch.note}".rstrip(), flush=True)
     return found.met
 
 
@@ -175,8 +179,8 @@ def main() -> int:
         head = f"{'TxBxIxH':15} {'torch.nn':>10} {'bare':>10} {'module':>10}"
         print(f"{head}  {'share':>6} {'wanted':>6}       {'at best':>9}")
         return 0 if all([report_share(share, seconds, threads) for share in chosen]) else 1
-    if suite == "flow":
-        print(f"{machine}; times of a backward pass in us, alone and with the flow of gradients measured")
+    if suite in ("flow", "cures"):
+        print(f"{machine}; times in us, without and with what the first column names")
         columns = f"{'threads':>7} {'plain':>10} {'measured':>10} {'cost':>7} {'most':>6}"
         print(f"{'what':9} {'TxBxIxH':15} {columns}")
         met = [report_flow(entry, n, seconds) for n in reversed(thread_counts()) for entry in chosen]

@@ -24,11 +24,11 @@ typedef struct {
   REAL *middle;  /* (chunk, B, H): what went into the projection */
   REAL *c_next;  /* (chunk, B, H): c_t before zoneout, for the peephole of o */
   REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
-  REAL *d_hidden, *d_cells; /* (chunk, B, W), (chunk, B, H): where only their norms are wanted; or NULL */
+  REAL *d_hidden, *d_cells; /* (2, B, W), (2, B, H), of two steps: where only their norms are wanted; or NULL */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
   bptt_problem block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
-  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping, d_hidden; 0: everything */
+  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
 } NAME(backward_job);
 
 /* What one time step of one thread reads and writes. */
@@ -48,7 +48,7 @@ typedef struct {
 } NAME(backward_step);
 
 /* `plain`, in all of what follows, is known when this is compiled: 2: nothing of what job->plain stands for has to be
- * looked at; 1: resets, peepholes, clipping, d_hidden; 0: everything. Asking at each vector takes more instructions
+ * looked at; 1: resets, peepholes, clipping; 0: everything. Asking at each vector takes more instructions
  * than the arithmetic, and fewer vectors overlap. */
 
 INLINE int NAME(starts_anew)(const NAME(backward_step) * s, int64_t t, int64_t b, int plain) {
@@ -147,9 +147,9 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
     vec handed = reset ? (vec){0} : d.carry;
     vstore_n(carry, HAS_CELL_STATE ? NAME(clipped)(&clip, BPTT_CLIP_CELL, handed) : handed, lanes);
   }
-  if (plain < 2 && s->d_hidden && !projected)
+  if (s->d_hidden && !projected)
     vstore_n(s->d_hidden + b * H + unit, d.h, lanes);
-  if (HAS_CELL_STATE && plain < 2 && s->d_cells)
+  if (HAS_CELL_STATE && s->d_cells)
     vstore_n(s->d_cells + b * H + unit, d.c, lanes);
 }
 

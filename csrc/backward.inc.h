@@ -20,18 +20,22 @@ static void NAME(backward_past)(const NAME(backward_step) * s, range rows, range
   }
 }
 
-/* Where rows of step t go, so many numbers in all: into a whole array, or one of the chunk, or nowhere. */
-static REAL *NAME(rows_at)(void *whole, REAL *chunk, int64_t t, int64_t slot, int64_t count) {
-  return whole ? (REAL *)whole + t * count : chunk ? chunk + slot * count : NULL;
+/* Where rows of step t go, so many numbers in all: into a whole array, or one of two steps, or nowhere. Two, since a
+ * thread that is at the next step meets one that takes the norms of this one. */
+static REAL *NAME(rows_at)(void *whole, REAL *two, int64_t t, int64_t count) {
+  return whole ? (REAL *)whole + t * count : two ? two + (t & 1) * count : NULL;
 }
 
 /* Norms of what rows of step t were given. */
-static void NAME(step_norms)(const NAME(backward_step) * s, range rows) {
-  const int64_t H = s->job->p->H, W = s->job->W;
-  double *norms = s->job->p->norms + s->t * s->job->p->B * 2;
+static void NAME(step_norms)(const NAME(backward_job) * job, int64_t t, range rows) {
+  const bptt_problem *p = job->p;
+  const int64_t H = p->H, W = job->W;
+  const REAL *d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, p->B * W);
+  const REAL *d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, p->B * H);
   for (int64_t b = rows.begin; b < rows.end; b++) {
-    norms[2 * b] = NAME(norm)(s->d_hidden + b * W, W);
-    norms[2 * b + 1] = HAS_CELL_STATE ? NAME(norm)(s->d_cells + b * H, H) : 0;
+    double *norms = p->norms + (t * p->B + b) * 2;
+    norms[0] = NAME(norm)(d_hidden + b * W, W);
+    norms[1] = HAS_CELL_STATE ? NAME(norm)(d_cells + b * H, H) : 0;
   }
 }
 
@@ -42,6 +46,8 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
   const bptt_problem *p = job->p;
   int64_t W = job->W, state = p->B * p->H, slot = p->B * job->pitch, active = 0;
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
+  int split_units = job->plan.split == BPTT_SPLIT_HIDDEN;
+  range own_norms = split_units ? share(p->B, rank, team->size) : rows;
   for (int64_t t = t1; t-- > t0;) {
     NAME(backward_step)
     s = {.job = job, .t = t, .slot = t - t0, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
@@ -75,15 +81,15 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     }
 #endif
     s.cut = t + 1 == end;
-    s.d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, t - t0, p->B * W);
-    s.d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, t - t0, state);
+    s.d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, p->B * W);
+    s.d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, state);
     s.dz_next = s.cut ? NULL : dz_next;
     run(&s, (range){rows.begin, going}, own);
     s.dz_next = NULL, s.cut = 0;
     run(&s, (range){going, valid}, own);
 #if HAS_SECOND
     if (has_second(p)) {
-      if (job->plan.split == BPTT_SPLIT_HIDDEN && bptt_team_wait(team, rank))
+      if (split_units && bptt_team_wait(team, rank))
         return 1;
       NAME(second_step_run)(&s, (range){rows.begin, valid}, panels);
     }
@@ -91,12 +97,12 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     if (p->lengths)
       NAME(backward_past)(&s, (range){valid, rows.end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
-    if (job->plan.split == BPTT_SPLIT_HIDDEN)
+    if (split_units)
       stop = bptt_team_wait(team, rank);
     if (stop)
       return 1;
     if (p->norms)
-      NAME(step_norms)(&s, job->plan.split == BPTT_SPLIT_HIDDEN ? share(p->B, rank, team->size) : rows);
+      NAME(step_norms)(job, t, own_norms);
   }
   return job->plan.split == BPTT_SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
 }
@@ -332,9 +338,9 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.middle = arena_take(a, job.plan.chunk * p->B, H * real);
   }
   if (p->norms && !p->d_hidden)
-    job.d_hidden = arena_take(a, job.plan.chunk * p->B, W * real);
+    job.d_hidden = arena_take(a, 2 * p->B, W * real);
   if (HAS_CELL_STATE && p->norms && !p->d_cells)
-    job.d_cells = arena_take(a, job.plan.chunk * p->B, H * real);
+    job.d_cells = arena_take(a, 2 * p->B, H * real);
   if (p->zoneout > 0) {
     job.carry_h = arena_take(a, p->B, W * real);
     if (p->d_weight_peephole)
@@ -347,9 +353,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   if (p->truncate_every && p->truncate_depth > job.plan.chunk)
     job.block = NAME(block_sums)(p, W, a);
   if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
-    job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output || p->d_hidden || p->d_cells || p->norms
-                    ? 1
-                    : 2;
+    job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output ? 1 : 2;
   return job;
 }
 

@@ -120,37 +120,6 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed) {
   return BPTT_OK;
 }
 
-/* ---- norms ---- */
-
-typedef struct {
-  const bptt_variant *variant;
-  const char *x;
-  bptt_dtype dtype;
-  int64_t rows, n;
-  double *norms;
-} norms_job;
-
-static void norms_member(const void *context, bptt_team *team, int rank) {
-  const norms_job *job = context;
-  range rows = share(job->rows, rank, team->size);
-  int64_t bytes = job->n * (job->dtype == BPTT_F32 ? (int64_t)sizeof(float) : (int64_t)sizeof(double));
-  job->variant->norms[job->dtype](job->x + rows.begin * bytes, rows.end - rows.begin, job->n, job->norms + rows.begin);
-}
-
-bptt_status bptt_norms(const void *x, bptt_dtype dtype, int64_t rows, int64_t n, int threads, double *norms) {
-  static const int64_t EACH = 1 << 15; /* numbers that are worth a thread: about 3 us */
-  norms_job job = {bptt_dispatch(), x, dtype, rows, n, norms};
-  if (rows < 0 || n < 0 || overflows(rows, n, 1))
-    return BPTT_BAD_SIZE;
-  if ((dtype != BPTT_F32 && dtype != BPTT_F64) || threads < 1 || (rows && (!norms || (n && !x))))
-    return BPTT_BAD_ARGUMENT;
-  if (!job.variant)
-    return BPTT_BAD_VARIANT;
-  threads = (int)min_i64(threads, max_i64(1, min_i64(rows, rows * n / EACH)));
-  (void)bptt_team_run(threads, 0, norms_member, &job, NULL, NULL);
-  return BPTT_OK;
-}
-
 const char *bptt_status_text(bptt_status status) {
   switch (status) {
   case BPTT_OK:

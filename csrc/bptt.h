@@ -181,6 +181,12 @@ bptt_status bptt_run(const bptt_stage *stages, int64_t count, int (*poll)(void *
  * has the norm NaN, an empty one 0. At most `threads` threads; the bits do not depend on them, nor on the variant. */
 bptt_status bptt_norms(const void *x, bptt_dtype dtype, int64_t rows, int64_t n, int threads, double *norms);
 
+/* Of norms (parts, T, B, 2), such as a backward pass fills for a layer or direction: those over all rows, into totals
+ * (2, parts, T); and into slopes (parts) that of the line over the steps that fits the logarithms of those of `state`
+ * best (0: of h, 1: of c), NaN where not all are positive and finite, or there are no two. */
+bptt_status bptt_flow(const double *norms, int64_t parts, int64_t T, int64_t B, int state, double *totals,
+                      double *slopes);
+
 /* Variants of the kernels: one per instruction set. */
 int bptt_variant_count(void); /* how many this machine can run */
 const char *bptt_variant_name(int rank); /* best first; NULL past the end */

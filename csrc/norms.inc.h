@@ -4,15 +4,16 @@
 INLINE double NAME(squares)(const REAL *x, int64_t n) {
   enum { WAYS = 16, WIDE = VEC_BYTES / sizeof(double), VECS = WAYS / WIDE, HALVES = sizeof(double) / sizeof(REAL) };
   NAME(wide) sums[VECS] = {0};
-  for (; n > 0; n -= WAYS, x += WAYS) {
-    UNROLL for (int v = 0; v < VECS / HALVES; v++) {
-      int64_t left = n - v * LANES;
-      vec a = left > 0 ? vload_n(x + v * LANES, (int)min_i64(LANES, left)) : (vec){0};
-      UNROLL for (int half = 0; half < HALVES; half++) {
-        NAME(wide) w = vwide(a, half);
-        sums[v * HALVES + half] += w * w;
-      }
-    }
+  for (; n >= WAYS; n -= WAYS, x += WAYS) {
+    UNROLL for (int v = 0; v < VECS; v++) sums[v] = vadd_square(vload_wide(x + v * WIDE), sums[v]);
+  }
+  UNROLL for (int v = 0; v < VECS / HALVES; v++) {
+    int64_t left = n - v * LANES;
+    if (left <= 0)
+      break;
+    vec a = vload_n(x + v * LANES, (int)min_i64(LANES, left));
+    UNROLL for (int half = 0; half < HALVES; half++) sums[v * HALVES + half] =
+        vadd_square(vwide(a, half), sums[v * HALVES + half]);
   }
   UNROLL for (int half = VECS / 2; half; half /= 2) {
     UNROLL for (int v = 0; v < half; v++) sums[v] += sums[v + half];

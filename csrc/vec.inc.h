@@ -25,6 +25,8 @@
 #undef vabs
 #undef vselect_lt
 #undef vcount_lt
+#undef vadd_square
+#undef vload_wide
 #undef vwide
 #undef vsum_wide
 #undef vtranspose
@@ -52,6 +54,8 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vabs NAME(vabs)
 #define vselect_lt NAME(vselect_lt)
 #define vcount_lt NAME(vcount_lt)
+#define vadd_square NAME(vadd_square)
+#define vload_wide NAME(vload_wide)
 #define vwide NAME(vwide)
 #define vsum_wide NAME(vsum_wide)
 #define vtranspose NAME(vtranspose)
@@ -208,6 +212,35 @@ static inline __attribute__((always_inline)) NAME(wide) vwide(vec a, int half) {
   for (int lane = 0; lane < LANES / 2; lane++)
     wide[lane] = (double)a[half * (LANES / 2) + lane];
   return wide;
+#endif
+}
+
+/* So many numbers as fit, in double. */
+static inline __attribute__((always_inline)) NAME(wide) vload_wide(const REAL *p) {
+#if REAL_BITS == 64
+  return vload(p);
+#elif defined(ISA_AVX512) && VEC_BYTES == 64
+  return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(ISA_AVX512) || defined(ISA_AVX2)
+  return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#elif defined(ISA_NEON)
+  return (NAME(wide))vcvt_f64_f32(vld1_f32(p));
+#else
+  NAME(wide) wide;
+  for (int lane = 0; lane < LANES / 2; lane++)
+    wide[lane] = (double)p[lane];
+  return wide;
+#endif
+}
+
+/* a*a + c, rounded twice. The square of a float is exact in double, so that fused instructions give the same bits. */
+static inline NAME(wide) vadd_square(NAME(wide) a, NAME(wide) c) {
+#if REAL_BITS == 32 && defined(ISA_AVX512) && VEC_BYTES == 64
+  return _mm512_fmadd_pd(a, a, c);
+#elif REAL_BITS == 32 && (defined(ISA_AVX512) || defined(ISA_AVX2))
+  return _mm256_fmadd_pd(a, a, c);
+#else
+  return a * a + c;
 #endif
 }
 

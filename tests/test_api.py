@@ -100,7 +100,7 @@ BENCH = {
     "clock": set(),
     "progress": set(),
     "contenders": {"cases"},
-    "flow": {"cases", "contenders"},
+    "costs": {"cases", "contenders"},
     "memory": {"cases", "contenders"},
     "suites": {"cases"},
     "peer_torch": {"cases", "contenders"},

@@ -22,7 +22,7 @@ from bptt.bench import (
     command,
     contenders,
     contest,
-    flow,
+    costs,
     grid,
     growth,
     machine,
@@ -217,14 +217,17 @@ def test_steps_through_autograd_are_compared_and_timed():
 
 def test_the_flow_of_gradients_has_a_cost(capsys):
     compare = load_compare()
-    for watch in flow.FLOW:
+    for watch in (*costs.FLOW, *costs.CURES):
         small = watch._replace(case=watch.case.small())
-        assert min(flow.cost(small, 1, 0.0)) > 0
-    assert flow.Cost(2.0, 2.19).met
-    assert not flow.Cost(2.0, 2.2).met
-    compare.report_flow(flow.Watch("monitor", Case.of("training", "5x3x2x4", cell="GRU")), 1, 0.0)
-    out = capsys.readouterr().out
-    assert re.match(r"monitor +5x3x2x4 +1 +[\d.]+ +[\d.]+ +-?[\d.]+% +10% +(pass|FAIL) +GRU", out)
+        assert min(costs.cost(small, 1, 0.0)[:2]) > 0
+    assert costs.Cost(2.0, 2.19, 0.1).met
+    assert not costs.Cost(2.0, 2.2, 0.1).met
+    assert costs.Cost(2.0, 9.0, None).met
+    compare.report_flow(costs.Watch("monitor", Case.of("training", "5x3x2x4", cell="GRU")), 1, 0.0)
+    compare.report_flow(costs.Watch("truncate", Case.of("training", "5x3x2x4"), None, (2, 4)), 1, 0.0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.match(r"monitor +5x3x2x4 +1 +[\d.]+ +[\d.]+ +-?[\d.]+% +10% +(pass|FAIL) +GRU", first)
+    assert re.match(r"truncate +5x3x2x4 +1 +[\d.]+ +[\d.]+ +-?[\d.]+% +- +k1=2 k2=4$", second)
 
 
 def test_grids():

@@ -47,6 +47,48 @@ def test_many_rows_are_divided(dtype, name):
     np.testing.assert_allclose(one, np.linalg.norm(x.astype(np.float64), axis=1), rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 20, 3), (4, 7, 1), (2, 1, 5), (3, 0, 2), (2, 5, 0), (0, 4, 4), (1, 300, 65)]
+)
+def test_norms_by_step_and_their_slope(shape):
+    """Both backends against a line fitted by NumPy; extremes of double neither overflow nor underflow."""
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 1e-280, 1e300):
+        rows = rng.random((*shape, 2)) * scale * 0.9 ** np.arange(shape[1])[:, None, None]
+        expected = np.sqrt(np.square(rows / scale).sum(2)).transpose(2, 0, 1) * scale
+        for state in (0, 1):
+            for module in (core, _reference_core):
+                totals, slopes = module.flow(rows, state)
+                np.testing.assert_allclose(totals, expected, rtol=1e-14)
+                for n in range(shape[0]):
+                    if shape[1] > 1 and shape[2]:
+                        line = np.polyfit(np.arange(shape[1]), np.log(totals[state, n]), 1)
+                        assert slopes[n] == pytest.approx(line[0], rel=1e-9, abs=1e-12)
+                    else:
+                        assert np.isnan(slopes[n])
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan])
+def test_no_slope_through_what_has_no_logarithm(value):
+    for module in (core, _reference_core):
+        rows = np.ones((2, 4, 1, 2))
+        rows[1, 2, :, 1] = value
+        totals, slopes = module.flow(rows, 1)
+        np.testing.assert_array_equal(totals[1, 1, 2], value)
+        assert slopes[0] == 0
+        assert np.isnan(slopes[1])
+        assert module.flow(rows, 0)[1].tolist() == [0, 0]
+
+
+def test_norms_of_a_wrong_kind_raise():
+    bad = (np.ones((2, 3, 2)), ValueError), (np.ones((1, 2, 3, 2), "f"), TypeError), (3, ValueError)
+    for norms, error in bad:
+        with pytest.raises(error, match=r"^norms: expected"):
+            core.flow(norms, 0)
+    with pytest.raises(ValueError, match="argument is out of range"):
+        core.flow(np.ones((1, 2, 3, 2)), 2)
+
+
 @EVERY
 @pytest.mark.parametrize("norms", [core.row_norms, _reference_core.row_norms])
 def test_ends_of_the_range(name, norms):

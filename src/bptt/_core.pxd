@@ -80,6 +80,7 @@ cdef extern from "bptt.h" nogil:
         const bptt_move *move
     bptt_status bptt_run(const bptt_stage *, int64_t, int (*poll)(void *) noexcept, void *)
     bptt_status bptt_norms(const void *, bptt_dtype, int64_t, int64_t, int, double *)
+    bptt_status bptt_flow(const double *, int64_t, int64_t, int64_t, int, double *, double *)
     const char *bptt_variant_name(int)
     const char *bptt_active_variant()
     int bptt_active_rank()

@@ -395,6 +395,24 @@ def row_norms(int threads, x):
     return found
 
 
+def flow(norms, int state):
+    """Return norms over all rows (2,N,T), of norms (N,T,B,2), and the slopes (N) over steps of the logarithms of those
+    of a state: 0, h, or 1, c.
+
+    A slope is NaN where not all norms are positive and finite, or there are no two.
+    """
+    if not cnp.PyArray_Check(norms) or norms.ndim != 4 or norms.shape[3] != 2:
+        raise ValueError(f"norms: expected shape (N, T, B, 2), got {getattr(norms, 'shape', type(norms))}")
+    cdef cnp.ndarray given = norms
+    cdef const double *data = <const double *>take(norms, BPTT_F64, given.size, "norms")
+    cdef cnp.npy_intp[3] dims = [2, given.shape[0], given.shape[1]]
+    cdef cnp.ndarray totals = cnp.PyArray_EMPTY(3, dims, cnp.NPY_FLOAT64, 0)
+    cdef cnp.ndarray slopes = cnp.PyArray_EMPTY(1, dims + 1, cnp.NPY_FLOAT64, 0)
+    raise_status(bptt_flow(data, dims[1], dims[2], given.shape[2], state,
+                           <double *>cnp.PyArray_DATA(totals), <double *>cnp.PyArray_DATA(slopes)))
+    return totals, slopes
+
+
 @cython.final
 cdef class Stream:
     """One step at a time through all layers, from states h (L,B,W), c (L,B,H) that are updated in place.

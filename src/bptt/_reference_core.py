@@ -22,6 +22,7 @@ __all__ = [
     "active_variant",
     "backward",
     "backward_call",
+    "flow",
     "forward",
     "forward_call",
     "move",
@@ -233,6 +234,20 @@ def row_norms(threads: int, x: Array) -> NDArray[np.float64]:
     largest = np.max(np.abs(x), -1, keepdims=True, initial=0).astype(np.float64)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1)
     return np.asarray(np.sqrt(np.square(x / scale).sum(-1)) * scale[..., 0], np.float64)
+
+
+def flow(norms: NDArray[np.float64], state: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return norms over all rows (2,N,T), of norms (N,T,B,2), and slopes (N) of the logarithms of a state.
+
+    Over the steps, of h (0) or c (1); NaN where not all norms are positive and finite, or there are no two.
+    """
+    totals = row_norms(1, norms.transpose(3, 0, 1, 2))
+    of_state, T = totals[state], norms.shape[1]
+    t, slopes = np.arange(T) - (T - 1) / 2, np.full(len(norms), np.nan)
+    for n, numbers in enumerate(of_state):
+        if T > 1 and np.isfinite(numbers).all() and (numbers > 0).all():
+            slopes[n] = np.log(numbers) @ t / (t @ t)
+    return totals, slopes
 
 
 def _named(parameters: Parameters | None) -> dict[str, Array]:

@@ -188,9 +188,10 @@ def _restore(shapes: Shapes, flat: NDArray[Any], writeable: bool) -> Parameters:
     return parameters if writeable else parameters.read_only()
 
 
-def suffixes(layers: int, directions: int) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def suffixes(layers: int, directions: int) -> tuple[str, ...]:
     """Return what the names of each part's parameters end in, layer by layer: "_l0", "_l0_reverse", .."""
-    return [f"_l{layer}{way}" for layer in range(layers) for way in ("", "_reverse")[:directions]]
+    return tuple(f"_l{layer}{way}" for layer in range(layers) for way in ("", "_reverse")[:directions])
 
 
 def layer_shapes(

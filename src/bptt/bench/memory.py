@@ -21,6 +21,7 @@ __all__ = ["MEASURES", "MEMORY", "Need", "Subject"]
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SLACK = 16e6  # bytes that a call may use for itself
 TAPE = 1.15 * 24 / 4  # numbers for each unit and token: i, f, g, o, c, h, and 15 %
+LESS = 0.4  # of what is needed else, where cells and gates are computed again
 STEADY = 2e6  # bytes that are no growth: the counters of pages are not exact
 WARM, CALLS = 20, 100
 
@@ -75,6 +76,11 @@ def made(case: Case) -> tuple[Any, Array]:
     return Bptt(0).layer(case), drawn(case.T, case.B, case.I, dtype=case.real)
 
 
+def tape_bytes(case: Case) -> float:
+    """Return what may be kept where nothing is computed again."""
+    return float(TAPE * case.real.itemsize * case.H * case.layers * case.directions * case.tokens)
+
+
 def inference(case: Case) -> Need:
     """Measure a call of the layer: output and state, the packed weights and some to work with."""
     layer, x = made(case)
@@ -90,9 +96,11 @@ def tape(case: Case) -> Need:
     before = forget()
     kept = layer.forward(x, recompute=case.recompute or None)
     used = held() - before
+    if case.recompute:
+        return Need(used, int(LESS * tape_bytes(case)))
     parts = case.layers * case.directions
     output = kept.output.nbytes if parts > 1 else 0
-    return Need(used, int(TAPE * case.real.itemsize * case.H * parts * case.tokens + output))
+    return Need(used, int(tape_bytes(case) + output))
 
 
 def training(case: Case) -> Need:
@@ -104,9 +112,9 @@ def training(case: Case) -> Need:
     gradients = layer.backward(kept, d_output)
     used = held("VmHWM") - before
     weights = layer.parameters.flat.nbytes
-    tape = TAPE * case.real.itemsize * case.H * case.layers * case.directions * case.tokens
     results = kept.output.nbytes + gradients.input.nbytes + weights
-    return Need(used, int(tape + results + 2 * weights + SLACK))
+    whole = tape_bytes(case) + results + 2 * weights + SLACK
+    return Need(used, int(LESS * whole if case.recompute else whole))
 
 
 def growth(case: Case) -> Need:
@@ -131,6 +139,7 @@ MEASURES: dict[str, Callable[[Case], Need]] = {
 }
 
 LONG, TRAINED = Case.of("forward", "4000x32x256x256"), Case.of("training", "100x128x256x256")
+AGAIN = Case.of("training", "40000x4x64x128", recompute=256)
 STEP = Case.of("training", "20x16x96x96")
 MEMORY = (
     Subject("inference", Case.of("forward", "500x32x256x256")),
@@ -143,9 +152,12 @@ MEMORY = (
     Subject("tape", TRAINED._replace(peephole=True, zoneout=0.1), "0"),
     Subject("tape", TRAINED._replace(layers=2, bidirectional=True), "0"),
     Subject("tape", TRAINED._replace(recompute=10), "0"),
+    Subject("tape", AGAIN, "0"),
     Subject("training", TRAINED),
     Subject("training", TRAINED, "0"),
     Subject("training", TRAINED._replace(layers=2, bidirectional=True), "0"),
+    Subject("training", AGAIN._replace(recompute=0), "0"),
+    Subject("training", AGAIN, "0"),
     Subject("growth", STEP),
     Subject("growth", STEP, "0"),
     Subject("growth", STEP._replace(layers=2, bidirectional=True, lengths=True), "0"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..parameters import suffixes
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients, Tape
-from .norms import by_lag, judged, norms, reach
+from .norms import by_lag, by_step, judged, norms, reach
 from .saturation import Shares, saturated
 
 __all__ = ["GradientFlow", "PartFlow", "flow_of", "gradient_flow"]
@@ -206,15 +206,19 @@ def flow_of(
         raise ValueError("gradients: expected those of backward(..., steps=True) or steps='norms'")
     _, T, B, _ = gradients.norms.shape
     D, carrier = 1 + layer.bidirectional, int(isinstance(gradients.state, tuple))
-    valid = np.zeros(B, np.int64) + (T if lengths is None else np.reshape(lengths, B))
+    valid = np.full(B, T) if lengths is None else np.zeros(B, np.int64) + np.reshape(lengths, B)
     ways, everywhere = _ways(layer, d_output, None if lengths is None else valid, T, B)
-    rows = np.ascontiguousarray(gradients.norms.transpose(3, 0, 1, 2))
-    total = norms(rows, 3)
+    total, slopes = by_step(gradients.norms, carrier)
     parts = []
     for n, name in enumerate(suffixes(layer.num_layers, D)):
-        of_cells = total[1, n] if carrier else None
-        lags = _lags(rows[carrier, n], total[carrier, n], ways[n % D] if ways else None, bool(n % D))
-        parts.append(PartFlow(name[1:], total[0, n], of_cells, lags, *judged(lags)))
+        of_cells, reverse = total[1, n] if carrier else None, bool(n % D)
+        if ways:
+            lags = by_lag(gradients.norms[n, ..., carrier], *ways[n % D], reverse)
+            fit = judged(lags)
+        else:  # every row goes all steps, from the last that a direction takes
+            lags = (total[carrier, n] if reverse else total[carrier, n, ::-1])[: T if B else 0]
+            fit = judged(lags, float(slopes[n]) * (1 if reverse else -1))
+        parts.append(PartFlow(name[1:], total[0, n], of_cells, lags, *fit))
     top = _together(parts[-D:])
     return GradientFlow(
         *top[1:],
@@ -274,12 +278,3 @@ def _ways(
     if np.count_nonzero(errors) == D * valid.sum():
         return ends, bool(valid.max(initial=0) > 1)
     return [reach(errors[..., d], valid, bool(d)) for d in range(D)], False
-
-
-def _lags(
-    rows: NDArray[np.float64], total: NDArray[np.float64], way: Way | None, reverse: bool
-) -> NDArray[np.float64]:
-    """Return norms by lag, from those of rows (T, B) and of all rows together (T,)."""
-    if way is None:
-        return (total if reverse else total[::-1])[: len(total) if rows.shape[1] else 0].copy()
-    return by_lag(rows, *way, reverse)

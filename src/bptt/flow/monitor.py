@@ -17,7 +17,7 @@ from .. import _check
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients
 from .measure import gradient_flow
-from .norms import judged, norms
+from .norms import by_step, judged, norms
 
 __all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
 
@@ -63,17 +63,36 @@ class Statistics(NamedTuple):
     low: float = math.inf
     high: float = -math.inf
 
-    def after(self, value: float) -> Statistics:
-        """Return the statistics with one more value (Welford 1962)."""
-        if not math.isfinite(value):
-            return self
-        count = self.updates + 1
-        if count == 1:
-            return Statistics(1, value, 0.0, value, value)
-        mean = self.mean + (value - self.mean) / count
-        variance = (self.std**2 * self.updates + (value - self.mean) * (value - mean)) / count
-        low, high = min(self.low, value), max(self.high, value)
-        return Statistics(count, mean, math.sqrt(max(0.0, variance)), low, high)
+
+class Running:
+    """Sums that `Statistics` come from (Welford 1962): an update costs next to nothing."""
+
+    __slots__ = ("high", "low", "mean", "squares", "updates")
+
+    def __init__(self) -> None:
+        self.updates, self.mean = 0, 0.0
+        self.squares = 0.0  # of the distances from the mean, added up
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, value: float) -> None:
+        """Take in a value if it is finite."""
+        if value - value != 0.0:  # infinity and NaN
+            return
+        self.updates += 1
+        away = value - self.mean
+        self.mean += away / self.updates
+        self.squares += away * (value - self.mean)
+        if value < self.low:
+            self.low = value
+        if value > self.high:
+            self.high = value
+
+    def result(self) -> Statistics:
+        """Return the statistics of all values so far."""
+        if not self.updates:
+            return Statistics()
+        std = math.sqrt(max(0.0, self.squares / self.updates))
+        return Statistics(self.updates, self.mean, std, self.low, self.high)
 
 
 class GradientMonitor:
@@ -143,7 +162,7 @@ class GradientMonitor:
         self.layer = checked_layer(layer)
         self.every, self.patience = _check.size("every", every), _check.size("patience", patience)
         self.last: Record | None = None
-        self.statistics = {name: Statistics() for name in ("loss", "norm", "growth", "first", "last")}
+        self._running = {name: Running() for name in ("loss", "norm", "growth", "first", "last")}
         self._in_a_row = {"vanishing": 0, "exploding": 0}
         self._warned: set[str] = set()
         self._steps = 0
@@ -193,19 +212,25 @@ class GradientMonitor:
         self._keep(self.last)
         self._judge(self.last)
 
+    @property
+    def statistics(self) -> dict[str, Statistics]:
+        """Of "loss", "norm", "growth", "first", "last" over the updates so far."""
+        return {name: running.result() for name, running in self._running.items()}
+
     def _of_training(self, rows: NDArray[np.float64], cells: bool) -> tuple[float, str, float, float]:
         """Measure the flow of a backward pass, over all steps; of two directions that of the first."""
         part = -2 if self.layer.bidirectional else -1
-        lags = norms(rows[part, ..., int(cells)], 1)[::-1]
-        return *judged(lags), *_ends(lags)
+        totals, slopes = by_step(rows[part:][:1], int(cells))
+        lags = totals[int(cells), 0, ::-1]
+        return *judged(lags, -float(slopes[0])), *_ends(lags)
 
     def _keep(self, record: Record) -> None:
-        for name, statistics in self.statistics.items():
-            self.statistics[name] = statistics.after(getattr(record, name))
+        for value, running in zip(record[1:6], self._running.values(), strict=True):
+            running.add(value)
         if self._file is not None:
             self._write(["" if value != value else value for value in record])
         if self._writer is not None:
-            for name in self.statistics:
+            for name in self._running:
                 value = getattr(record, name)
                 if not math.isnan(value):
                     self._writer.add_scalar(f"gradient_flow/{name}", value, record.step)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._backend import core
 from .._threads import get_num_threads
 
-__all__ = ["by_lag", "judged", "norms", "reach"]
+__all__ = ["by_lag", "by_step", "judged", "norms", "reach"]
 
 # A factor per step outside of these vanishes or explodes whatever the length of the sequence,
 FACTORS = (0.9, 1.1)
@@ -26,6 +26,15 @@ def norms(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
     if axis != array.ndim - 1:
         array = np.moveaxis(array, axis, -1)
     found: NDArray[np.float64] = core().row_norms(get_num_threads(), np.ascontiguousarray(array))
+    return found
+
+
+def by_step(rows: NDArray[np.float64], state: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return norms over the batch (2, N, T) of norms (N, T, B, 2), and the slopes (N) of logarithms.
+
+    Slopes over the steps, of what reaches h (0) or c (1); NaN where not all is positive and finite.
+    """
+    found: tuple[NDArray[np.float64], NDArray[np.float64]] = core().flow(rows, state)
     return found
 
 
@@ -86,17 +95,21 @@ def by_lag(
     return np.asarray(found * np.sqrt(np.count_nonzero(count) / np.maximum(there.sum(1), 1)))
 
 
-def judged(lags: NDArray[np.float64]) -> tuple[float, str]:
+def judged(lags: NDArray[np.float64], slope: float | None = None) -> tuple[float, str]:
     """Return the factor per step that fits norms by lag best, and the verdict.
+
+    `slope` is that of the logarithms by lag, NaN where not all are positive and finite; None: found here.
 
     The factor is a least-squares line through the logarithms of those that are positive and finite: 1.0 where
     there is nothing to fit (fewer than two steps). An underflow to exactly zero at the end is vanishing,
     infinity or NaN anywhere is exploding. Else: below 0.9 vanishing, above 1.1 exploding; in between when
     all steps together make the norm 100 times smaller or larger.
     """
-    n, slope = len(lags), math.nan
-    if n > 1 and np.count_nonzero(lags) == n:
-        slope = _slope(np.arange((1 - n) / 2, n / 2), np.log(lags))
+    n = len(lags)
+    if slope is None:
+        slope = math.nan
+        if n > 1 and np.count_nonzero(lags) == n:
+            slope = _slope(np.arange((1 - n) / 2, n / 2), np.log(lags))
     if not math.isfinite(slope):  # not all norms are positive and finite, or there are no two
         finite = np.isfinite(lags)
         usable = np.flatnonzero(finite & (lags > 0))
