@@ -40,6 +40,8 @@ typedef struct {
   REAL *dz; /* (B, pitch) */
   REAL *dh; /* (B, dh_pitch), with a projection */
   REAL *d_hidden, *d_cells; /* (B, W), (B, H), or NULL */
+  const REAL *d_output; /* (B, W), rows d_pitch apart; or NULL */
+  int64_t d_pitch;
   int64_t slot; /* of step t in the chunk */
   NAME(zone) zone;
   const REAL *c_prev; /* rows c_pitch apart */
@@ -107,7 +109,6 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
                                 vec dh_rec) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  int64_t at = (s->t * p->B + b) * job->W + unit;
   if (CARRIES_H)
     dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
   if (HAS_CELL_STATE && !plain && __builtin_expect(s->zone.on, 0))
@@ -116,7 +117,7 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
     NAME(step_clip) after = NAME(clip_at)(job, s->t + 1, b, plain);
     dh_rec = NAME(clipped)(&after, BPTT_CLIP_HIDDEN, dh_rec);
   }
-  return plain == 2 || p->d_output ? vload_n((const REAL *)p->d_output + at, lanes) + dh_rec : dh_rec;
+  return plain == 2 || s->d_output ? vload_n(s->d_output + b * s->d_pitch + unit, lanes) + dh_rec : dh_rec;
 }
 
 /* Step t of those units, given what flows back from step t+1; with a projection, what comes through it. */
@@ -262,8 +263,8 @@ INLINE void NAME(name_tape)(const NAME(backward_step) * s, int64_t b, int64_t fi
     ADD(s->h_prev + b * s->h_pitch + first, s->h_pitch, 0);
   if (READS_H)
     ADD((const REAL *)p->output + row * H + first, H, 0);
-  if (p->d_output && !s->dh)
-    ADD((const REAL *)p->d_output + row * H + first, H, 1);
+  if (s->d_output && !s->dh)
+    ADD(s->d_output + b * s->d_pitch + first, s->d_pitch, 1);
 #undef ADD
 }
 

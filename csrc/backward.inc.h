@@ -46,6 +46,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
   const bptt_problem *p = job->p;
   int64_t W = job->W, state = p->B * p->H, slot = p->B * job->pitch, active = 0;
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
+  const pitches of_errors = pitches_of(p->d_output_step, p->d_output_row, p->B, W);
   int split_units = job->plan.split == BPTT_SPLIT_HIDDEN;
   range own_norms = split_units ? share(p->B, rank, team->size) : rows;
   for (int64_t t = t1; t-- > t0;) {
@@ -53,6 +54,8 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     s = {.job = job, .t = t, .slot = t - t0, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
     const REAL *dz_next = t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
     NAME(enter_zone)(&s.zone, p, t);
+    s.d_output = p->d_output ? (const REAL *)p->d_output + t * of_errors.step : NULL;
+    s.d_pitch = of_errors.row;
     s.h_pitch = W;
     s.h_prev = t ? (const REAL *)p->output + (t - 1) * p->B * W : p->h_0;
     if (!s.h_prev) {

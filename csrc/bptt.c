@@ -70,6 +70,8 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
   if (op == BPTT_BACKWARD && ((!p->gates && tokens && p->cell != BPTT_RNN) || (p->d_weight_ih && !p->d_weight_hh) ||
                               (p->P && p->d_weight_hh && !p->d_weight_hr)))
     return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_FORWARD && (p->x_step || p->x_row))
+    return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && p->accumulate != 0 && p->accumulate != 1)
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && p->step_clip)

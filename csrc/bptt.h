@@ -101,6 +101,9 @@ typedef struct {
 
   /* Backward: reads the parameters, x, h_0, c_0, output, cells and gates, and changes none of them. */
   const void *d_output; /* (T, B, W) in, or NULL for zeros */
+  /* How far steps and rows of x and d_output lie apart, for backward alone; steps may go downwards, from the address of
+     the first. Both 0: contiguous. */
+  int64_t x_step, x_row, d_output_step, d_output_row;
   const void *d_h_n; /* (B, W) in, or NULL for zeros */
   const void *d_c_n; /* (B, H) in, or NULL for zeros */
   void *d_x; /* (T, B, I) out, or NULL when not wanted */

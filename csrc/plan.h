@@ -146,6 +146,15 @@ static inline int is_reset(const bptt_problem *p, int64_t t, int64_t b) {
   return p->resets && p->resets[t * p->B + b];
 }
 
+/* How far steps and rows of an array lie apart, in numbers. */
+typedef struct {
+  int64_t step, row;
+} pitches;
+
+static inline pitches pitches_of(int64_t step, int64_t row, int64_t B, int64_t width) {
+  return (pitches){step || row ? step : B * width, step || row ? row : width};
+}
+
 /* Numbers in a row of h. */
 static inline int64_t width_of(const bptt_problem *p) {
   return p->P ? p->P : p->H;

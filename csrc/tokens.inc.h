@@ -56,6 +56,7 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
   const bptt_problem *p = job->p;
   const int64_t B = p->B, H = p->H, W = job->W;
   const REAL *dz = job->dz + begin * job->pitch;
+  const pitches of_x = pitches_of(p->x_step, p->x_row, B, p->I);
   int64_t n = 0, t = t0 + begin / B, b = begin % B - 1;
   for (int64_t at = begin; at < end; at++, dz += job->pitch) {
     if (++b == B)
@@ -65,7 +66,7 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
       continue;
     int anew = is_reset(p, t, b);
     rows->dz[n] = dz;
-    rows->x[n] = (const REAL *)p->x + token * p->I;
+    rows->x[n] = (const REAL *)p->x + t * of_x.step + b * of_x.row;
     const REAL *c = HAS_CELL_STATE ? (const REAL *)p->cells + token * H : job->zero;
     rows->c[n] = HAS_CELL_STATE && job->c_next ? job->c_next + at * H : c;
     if (t && !anew) {

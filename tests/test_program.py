@@ -49,13 +49,50 @@ def test_bad_moves_raise():
         ((good[..., ::2],), ValueError, "^to: expected aligned, contiguous rows"),
         ((good, good[:2]), ValueError, r"^source: expected shape \(3, 2, 4\), got \(2, 2, 4\)"),
         ((good, flat), ValueError, "^source: expected shape"),
-        ((good, good.astype(np.float64)), TypeError, "^source: expected the dtype of to, got float64"),
+        ((good, good.astype(np.float64)), TypeError, "^source: expected float32, got float64"),
         ((good, good.tolist()), TypeError, "^source: expected an ndarray, got list"),
         ((good, good, good.T), ValueError, "^scale: expected shape"),
         ((good, good, None, np.zeros(3, np.int64)), ValueError, "^lengths: expected 2 contiguous elements"),
     ):
         with pytest.raises(error, match=message):
             _core.move(1, *arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_errors_and_inputs_that_lie_apart(kind, dtype, threads):
+    """Backwards through time, inside wider rows, rows before steps: the bits of contiguous copies."""
+    T, B, I, H = 37, 9, 6, 21
+    layer = getattr(bptt, kind)(I, H, dtype=dtype, seed=0)
+    x, errors = (RNG.standard_normal((T, B, n)).astype(dtype) for n in (I, H))
+    tape, weights = layer.forward(x), tuple(layer.parameters.values())
+    part, cell = (*weights, *[None] * (6 - len(weights))), _core.Cell(kind)
+    cells = tape.cells[0] if kind == "LSTM" else None
+    gates = None if kind == "RNN" else tape._kept.gates[0]
+
+    def gradients(x, errors):
+        found = tuple(None if a is None else np.zeros_like(a) for a in part)
+        d_x, d_h, d_c = np.zeros((T, B, I), dtype), np.zeros((B, H), dtype), np.zeros((B, H), dtype)
+        given = (cell, threads, part, x, None, None, tape.hidden[0], cells, gates, errors, None, None)
+        _core.backward(*given, d_x, d_h, d_c if kind == "LSTM" else None, found, None, None)
+        return [d_x, d_h, *(a for a in found if a is not None)]
+
+    def apart(array):
+        n = array.shape[2]
+        wide = np.full((T, B, n + 3), np.nan, dtype)
+        wide[..., 2 : 2 + n] = array
+        upwards = np.ascontiguousarray(array[::-1])
+        rows_first = np.ascontiguousarray(array.swapaxes(0, 1))
+        return wide[..., 2 : 2 + n], upwards[::-1], rows_first.swapaxes(0, 1)
+
+    expected = gradients(x, errors)
+    for given in zip(apart(x), apart(errors), strict=True):
+        for found, exact in zip(gradients(*given), expected, strict=True):
+            np.testing.assert_array_equal(found, exact)
+    for bad in (np.broadcast_to(errors[:1], errors.shape), errors[..., None].repeat(2, -1)[..., 0]):
+        with pytest.raises(ValueError, match=r"^d_output: expected"):
+            gradients(x, bad)
 
 
 def test_stages_of_no_kind_raise():

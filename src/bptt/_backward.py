@@ -179,32 +179,37 @@ def add_layers(
     room: Room,
 ) -> None:
     """Go back through every part over all kept steps, rows as they run. Fills `found` and `parameters`."""
-    layout, course, (_, T, B, P) = program.layout, kept.course, kept.hidden.shape
+    layout, course, (_, _, B, P) = program.layout, kept.course, kept.hidden.shape
     D, lengths = layout.directions, course.lengths
     d_weights = layer_weights(parameters, layout.layers, D)
     if not B:
         return
+
+    def turned(array: Array, name: str) -> Array:
+        """Return a sequence as the reverse direction meets it: read downwards if all rows are as long."""
+        if lengths is None and not kept.starts:
+            return array[::-1]
+        to = room(name, array.shape)
+        program.move(to, array, turned=True, lengths=lengths)
+        return to
+
     for layer in reversed(range(layout.layers)):
         x, calls = kept.inputs[layer], list[Any]()
         all_errors: list[Any] = [d_output] * D
         d_inputs: list[Any] = []
         if D == 2 and d_output is not None:
-            all_errors = [room(("errors", d), (T, B, P)) for d in range(D)]
-            for d, to in enumerate(all_errors):
-                program.move(to, d_output[..., d * P : (d + 1) * P], turned=bool(d), lengths=lengths)
+            all_errors = [d_output[..., :P], turned(d_output[..., P:], "errors")]
         for d in range(D):
             n = layer * D + d
             if layer == d == 0:
                 d_x = found.x
             elif layer or wanted.input:
-                d_x = room(("d_x", d, layer % 2 if D == 1 else 0), x.shape)
+                # That of the first direction is the error of the layer below, read while the next is written.
+                d_x = room(("d_x", d, 0 if d else layer % 2), x.shape)
             else:
                 d_x = None
             d_inputs.append(d_x)
-            a = x
-            if d:
-                a = room("turned", x.shape)
-                program.move(a, x, turned=True, lengths=lengths)
+            a = turned(x, "x") if d else x
             given = (all_errors[d], at(d_h_n, n), at(d_c_n, n))
             states, steps = (found.h_0[n], at(found.c_0, n)), (at(found.hidden, n), at(found.cells, n))
             clip, counted = wanted.step_clip, (at(found.clipped, n), at(found.norms, n))

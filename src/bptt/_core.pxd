@@ -23,7 +23,7 @@ cdef extern from "bptt.h" nogil:
         int64_t T, B, I, H
         int32_t cell, dtype, threads, variant, split, hoist, coupled, reset_before, draws, accumulate
         int32_t activations[3]
-        int64_t P, first_step, truncate_every, truncate_depth
+        int64_t P, first_step, truncate_every, truncate_depth, x_step, x_row, d_output_step, d_output_row
         double cell_clip, proj_clip, recurrent_dropout, zoneout
         uint64_t seed
         void *weight_ih

@@ -47,6 +47,27 @@ cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
     return take_as(array, cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64, count, name)
 
 
+cdef void *take_rows(object array, int type_num, int64_t T, int64_t B, int64_t N, str name, int64_t *step,
+                     int64_t *row) except? NULL:
+    """Address of an optional array (T,B,N) whose rows are contiguous, and how far its steps and rows lie apart."""
+    if array is None:
+        return NULL
+    if not cnp.PyArray_Check(array):
+        raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
+    cdef cnp.ndarray a = array
+    cdef int64_t size = cnp.PyArray_ITEMSIZE(a)
+    if cnp.PyArray_TYPE(a) != type_num:
+        raise TypeError(f"{name}: expected {cnp.PyArray_DescrFromType(type_num)}, got {a.dtype}")
+    if a.ndim != 3 or a.shape[0] != T or a.shape[1] != B or a.shape[2] != N:
+        raise ValueError(f"{name}: expected shape {(T, B, N)}, got {array.shape}")
+    if cnp.PyArray_SIZE(a) and (not cnp.PyArray_ISBEHAVED_RO(a) or (N > 1 and a.strides[2] != size)):
+        raise ValueError(f"{name}: expected aligned, contiguous rows")
+    step[0], row[0] = a.strides[0] // size, a.strides[1] // size
+    if cnp.PyArray_SIZE(a) and ((T > 1 and step[0] == 0) or (B > 1 and row[0] == 0)):  # both 0: contiguous
+        raise ValueError(f"{name}: expected steps and rows that lie apart")
+    return cnp.PyArray_DATA(a)
+
+
 @cython.final
 cdef class Cell:
     """A cell and its options, as every call takes them; immutable."""
@@ -162,24 +183,6 @@ cdef class Move:
         raise TypeError("Move objects are made by move()")
 
 
-cdef void *take_rows(object array, bptt_move *m, str name, int64_t *step, int64_t *row) except? NULL:
-    """Address of an optional array (T,B,N) whose rows are contiguous, and how far its steps and rows lie apart."""
-    if array is None:
-        return NULL
-    if not cnp.PyArray_Check(array):
-        raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
-    cdef cnp.ndarray a = array
-    cdef int64_t size = cnp.PyArray_ITEMSIZE(a)
-    if a.ndim != 3 or a.shape[0] != m.T or a.shape[1] != m.B or a.shape[2] != m.N:
-        raise ValueError(f"{name}: expected shape {(m.T, m.B, m.N)}, got {array.shape}")
-    if KINDS.get(cnp.PyArray_TYPE(a)) != m.kind:
-        raise TypeError(f"{name}: expected the dtype of to, got {a.dtype}")
-    if cnp.PyArray_SIZE(a) and (not cnp.PyArray_ISBEHAVED_RO(a) or (m.N > 1 and a.strides[2] != size)):
-        raise ValueError(f"{name}: expected aligned, contiguous rows")
-    step[0], row[0] = a.strides[0] // size, a.strides[1] // size
-    return cnp.PyArray_DATA(a)
-
-
 def move(int threads, to not None, source=None, scale=None, lengths=None, bint turned=False, bint add=False):
     """Return the move of `source` (T,B,N), or zeros, times `scale` (T,B,N), to the array `to` (T,B,N), or onto it.
 
@@ -190,13 +193,14 @@ def move(int threads, to not None, source=None, scale=None, lengths=None, bint t
     cdef cnp.ndarray a = to
     if a.ndim != 3 or not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"to: expected a writable array of 3 axes, got shape {to.shape}")
-    if cnp.PyArray_TYPE(a) not in KINDS:
+    cdef int num = cnp.PyArray_TYPE(a)
+    if num not in KINDS:
         raise TypeError(f"to: expected float32, float64 or int64, got {a.dtype}")
-    m.T, m.B, m.N, m.kind = a.shape[0], a.shape[1], a.shape[2], KINDS[cnp.PyArray_TYPE(a)]
+    m.T, m.B, m.N, m.kind = a.shape[0], a.shape[1], a.shape[2], KINDS[num]
     m.threads, m.turned, m.add = threads, turned, add
-    m.to = take_rows(to, m, "to", &m.to_step, &m.to_row)
-    m.source = take_rows(source, m, "source", &m.from_step, &m.from_row)
-    m.scale = take_rows(scale, m, "scale", &m.scale_step, &m.scale_row)
+    m.to = take_rows(to, num, m.T, m.B, m.N, "to", &m.to_step, &m.to_row)
+    m.source = take_rows(source, num, m.T, m.B, m.N, "source", &m.from_step, &m.from_row)
+    m.scale = take_rows(scale, num, m.T, m.B, m.N, "scale", &m.scale_step, &m.scale_row)
     m.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, m.B, "lengths")
     moved.held = to, source, scale, lengths
     return moved
@@ -294,12 +298,15 @@ def pack(Cell cell, int threads, tuple parameters):
 
 
 cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed,
-                      int64_t first_step) except -1:
+                      int64_t first_step, bint backward=False) except -1:
     p.T, p.B, p.first_step = x.shape[0], x.shape[1], first_step
     if seed is not None:
         p.draws, p.seed = 1, seed
     cdef int64_t state = p.B * p.H, row = p.B * width(p)
-    p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
+    if backward:
+        p.x = take_rows(x, cnp.NPY_FLOAT64 if p.dtype else cnp.NPY_FLOAT32, p.T, p.B, p.I, "x", &p.x_step, &p.x_row)
+    else:
+        p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
     p.h_0, p.c_0 = take(h_0, p.dtype, row, "h_0"), take(c_0, p.dtype, state, "c_0")
     p.output = take(output, p.dtype, p.T * row, "output")
     p.h_n, p.c_n = take(h_n, p.dtype, row, "h_n"), take(c_n, p.dtype, state, "c_n")
@@ -337,7 +344,8 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
                   tuple truncate=None):
     """Return the call that backpropagates.
 
-    It fills d_x, d_h_0, d_c_0, d_parameters and, if given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
+    Steps and rows of x and d_output may lie apart, or go downwards. It fills d_x, d_h_0, d_c_0, d_parameters and, if
+    given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
     hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; norms (T,B,2) float64: those of the
     rows of d_hidden and d_cells; accumulate: d_parameters are added to; truncate: k1 and k2, no larger than k1.
     """
@@ -347,9 +355,10 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     p.threads = threads
     fill_parameters(p, parameters, False)
     fill_parameters(p, d_parameters, True)
-    fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step)
+    fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
     cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
-    p.d_output = take(d_output, p.dtype, p.T * row, "d_output")
+    p.d_output = take_rows(d_output, cnp.NPY_FLOAT64 if p.dtype else cnp.NPY_FLOAT32, p.T, p.B, width(p), "d_output",
+                           &p.d_output_step, &p.d_output_row)
     p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
     p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
     p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
