@@ -27,6 +27,10 @@ typedef struct {
   REAL *d_hidden, *d_cells; /* (2, B, W), (2, B, H), of two steps: where only their norms are wanted; or NULL */
   REAL *mask;    /* (B, W): dropout of h_{t-1} */
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
+  int groups;           /* of batch rows, whose sums over the tokens of a chunk come one after the other: 1 or 2 */
+  int64_t group_depth;  /* most tokens of one, if there are two */
+  bptt_problem of_group[2][2]; /* gradients of the parameters: where each group of a chunk sums up if that is one
+                                  thread's, by turns in one of two places; or NULL */
   bptt_problem block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
 } NAME(backward_job);

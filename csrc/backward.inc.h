@@ -107,7 +107,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     if (p->norms)
       NAME(step_norms)(job, t, own_norms);
   }
-  return job->plan.split == BPTT_SPLIT_ROWS ? bptt_team_wait(team, rank) : 0;
+  return 0;
 }
 
 static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
@@ -224,27 +224,44 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
   }
 }
 
+/* Onto the gradients of the parameters `to` those of `first`, then those of `second` if given; fresh: in their place.
+ * This thread's share. */
+static void NAME(add_sums)(const NAME(backward_job) * job, const bptt_problem *to, const bptt_problem *first,
+                           const bptt_problem *second, int fresh, int rank, int size) {
+  const bptt_problem *p = job->p;
+  int64_t gates = MATRIX_GATES * p->H;
+#define OF(name, count)                                                                                                \
+  {                                                                                                                    \
+    to->name, first->name, second ? second->name : NULL, count                                                         \
+  }
+  const struct {
+    REAL *to;
+    const REAL *first, *second;
+    int64_t count;
+  } sums[] = {OF(d_weight_ih, gates * p->I), OF(d_weight_hh, gates * job->W), OF(d_bias_ih, gates),
+              OF(d_bias_hh, gates),          OF(d_weight_peephole, 3 * p->H), OF(d_weight_hr, p->P * p->H)};
+#undef OF
+  for (size_t k = 0; k < sizeof sums / sizeof sums[0]; k++) {
+    range own = share(sums[k].to ? sums[k].count : 0, rank, size);
+    for (int64_t n = own.begin; n < own.end; n += LANES) {
+      int lanes = (int)min_i64(LANES, own.end - n);
+      vec sum = vload_n(sums[k].first + n, lanes);
+      if (!fresh)
+        sum = vload_n(sums[k].to + n, lanes) + sum;
+      if (second)
+        sum = sum + vload_n(sums[k].second + n, lanes);
+      vstore_n(sums[k].to + n, sum, lanes);
+    }
+  }
+}
+
 /* After a block: adds up what it gave apart (a second bias that is a copy of the first comes last), and forgets what
  * was clipped on its way to a state that is no part of it. */
 static void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t begin,
                               int apart) {
-  const bptt_problem *p = job->p, *block = &job->block;
-  int64_t gates = MATRIX_GATES * p->H;
-  const struct {
-    REAL *to;
-    const REAL *from;
-    int64_t count;
-  } sums[] = {{p->d_weight_ih, block->d_weight_ih, gates * p->I},
-              {p->d_weight_hh, block->d_weight_hh, gates * job->W},
-              {p->d_bias_ih, block->d_bias_ih, gates},
-              {p->d_bias_hh, block->d_bias_hh, gates},
-              {p->d_weight_peephole, block->d_weight_peephole, 3 * p->H},
-              {p->d_weight_hr, block->d_weight_hr, p->P * p->H}};
-  for (size_t k = 0; apart && k < sizeof sums / sizeof sums[0]; k++) {
-    range own = share(sums[k].to ? sums[k].count : 0, rank, team->size);
-    for (int64_t n = own.begin; n < own.end; n++)
-      sums[k].to[n] += sums[k].from[n];
-  }
+  const bptt_problem *p = job->p;
+  if (apart)
+    NAME(add_sums)(job, p, &job->block, NULL, 0, rank, team->size);
   range rows = share(p->clipped && begin > 0 ? p->B : 0, rank, team->size);
   for (int64_t b = rows.begin; b < rows.end; b++)
     p->clipped[(begin * p->B + b) * 3 + BPTT_CLIP_CELL] = 0;
@@ -259,6 +276,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
+  /* Each thread sums over its own rows, and what it needs is in its own cache. */
+  int turn = 0, own_groups = split_rows && job->of_group[0][0].d_weight_hh && team->size == job->groups;
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
@@ -268,7 +287,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   do {
     end = min_i64(start + every, p->T);
     int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
-    int apart = start > 0 && end - begin > chunk; /* more than one sum: the block's own comes first */
+    int apart =
+        start > 0 && (end - begin > chunk || job->groups > 1); /* more than one sum: the block's own come first */
     NAME(enter_block)(job, team, rank, start, begin, end);
     if (bptt_team_wait(team, rank))
       return;
@@ -276,17 +296,27 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       t0 = max_i64(begin, t1 - chunk);
       if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, rows, panels, h_panels))
         return;
-      NAME(chunk_products)(job, team, rank, t0, t1 - t0, apart ? &job->block : p,
-                           t1 == end && (apart || (start == 0 && !p->accumulate)));
+      const bptt_problem *sums = apart ? &job->block : p;
+      int fresh = t1 == end && (apart || (start == 0 && !p->accumulate));
+      if (own_groups)
+        NAME(group_products)(job, turn ^= 1, rank, t0, t1 - t0);
+      if (split_rows && bptt_team_wait(team, rank))
+        return;
+      if (own_groups)
+        NAME(add_sums)(job, sums, &job->of_group[turn][0], &job->of_group[turn][1], fresh, rank, team->size);
+      else
+        NAME(chunk_products)(job, team, rank, t0, t1 - t0, sums, fresh);
       if (t0 > begin) { /* the chunk before starts from this one's first step */
-        range carry = share(slot, rank, team->size);
-        memcpy(job->dz + chunk * slot + carry.begin, job->dz + carry.begin,
-               (size_t)(carry.end - carry.begin) * sizeof(REAL));
+        range carry = share(p->B, rank, team->size); /* of a thread that has its rows: those */
+        memcpy(job->dz + chunk * slot + carry.begin * job->pitch, job->dz + carry.begin * job->pitch,
+               (size_t)((carry.end - carry.begin) * job->pitch) * sizeof(REAL));
       }
       double flops =
           4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
-      bptt_team_progress(team, rank, flops);
-      if (bptt_team_wait(team, rank))
+      int stop = bptt_team_progress(team, rank, flops);
+      if (!own_groups || t0 == begin) /* else nobody looks at what is others' before the next sums */
+        stop = bptt_team_wait(team, rank);
+      if (stop)
         return;
     }
     if (begin == 0)
@@ -331,7 +361,15 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.carry = arena_take(a, p->B * H, real);
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed_rows = max_i64(GATES * H, W);
-  job.packed = arena_take(a, job.packed_rows * job.depth + (int64_t)job.plan.threads * SLACK, real);
+  /* Two threads that sum over rows of their own do not fetch dz from one another: 100,32,40,40 backward BEFORE -> AFTER
+   * us. */
+  job.groups = p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && H + W + p->I <= MOST_IN_GROUPS ? 2 : 1;
+  job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
+  job.packed = arena_take(
+      a, job.packed_rows * max_i64(job.depth, 2 * job.group_depth) + (int64_t)job.plan.threads * SLACK, real);
+  if (job.groups == 2 && job.plan.threads == 2 && job.plan.split == BPTT_SPLIT_ROWS && !p->lengths && p->d_weight_hh)
+    for (int n = 0; n < 4; n++)
+      job.of_group[n / 2][n % 2] = NAME(block_sums)(p, W, a);
   job.zero = arena_take(a, max_i64(H, W), real);
   if (has_second(p))
     job.second = arena_take(a, job.panels * WIDE_VECS * LANES, W * real);
@@ -353,7 +391,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
-  if (p->truncate_every && p->truncate_depth > job.plan.chunk)
+  if (p->truncate_every && (p->truncate_depth > job.plan.chunk || job.groups > 1))
     job.block = NAME(block_sums)(p, W, a);
   if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
     job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output ? 1 : 2;

@@ -11,6 +11,8 @@
 enum {
   WIDE_VECS = 2,     /* vectors in a panel of the backward pass */
   SECOND_VECS = 4,   /* and in one of the second product of a step forward */
+  LEAST_IN_GROUPS = 16, /* batch rows that make two groups, */
+  MOST_IN_GROUPS = 400, /* where weights are few: I + H + W */
   CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
 };
 

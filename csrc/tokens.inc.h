@@ -50,36 +50,57 @@ typedef struct {
   const REAL *dh[CHUNK_TOKENS], *middle[CHUNK_TOKENS]; /* of the second product: gradients at its outputs, its inputs */
 } NAME(token_rows);
 
-/* Tokens [begin, end) of the chunk that starts at step t0; this thread's list. */
-static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) * rows, int rank, int64_t t0,
-                              int64_t begin, int64_t end) {
+/* Who works on sums over tokens, and where: a share of them, in memory of its own. */
+typedef struct {
+  int rank, size;
+  REAL *strip, *packed; /* one packed panel of rows; gates as pack_gates() leaves them */
+  REAL *seen; /* (depth, W): what dropout left of h_{t-1}; or NULL */
+} NAME(summer);
+
+/* One of all members, each with its share of the rows of the parameters. */
+static NAME(summer) NAME(member_summer)(const NAME(backward_job) * job, int rank, int size) {
+  NAME(summer) s = {rank, size, job->strip + rank * job->depth * 4 * LANES, NULL, NULL};
+  /* By the share of all rows, not of this product's, as another member may be at another. */
+  s.packed = job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * SLACK;
+  s.seen = job->seen ? job->seen + rank * job->depth * job->W : NULL;
+  return s;
+}
+
+/* One that does all for its own group of batch rows. */
+static NAME(summer) NAME(group_summer)(const NAME(backward_job) * job, int group) {
+  NAME(summer) s = NAME(member_summer)(job, group, 1);
+  s.rank = 0;
+  s.packed = job->packed + group * (job->packed_rows * job->group_depth + SLACK);
+  return s;
+}
+
+/* Tokens [begin, end) of those of some batch rows in the chunk that starts at step t0. */
+static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) * rows, REAL *seen, int64_t t0,
+                              range batch, int64_t begin, int64_t end) {
   const bptt_problem *p = job->p;
-  const int64_t B = p->B, H = p->H, W = job->W;
-  const REAL *dz = job->dz + begin * job->pitch;
+  const int64_t B = p->B, H = p->H, W = job->W, each = batch.end - batch.begin;
   const pitches of_x = pitches_of(p->x_step, p->x_row, B, p->I);
-  int64_t n = 0, t = t0 + begin / B, b = begin % B - 1;
-  for (int64_t at = begin; at < end; at++, dz += job->pitch) {
-    if (++b == B)
-      b = 0, t++;
-    const int64_t token = t0 * B + at;
+  int64_t n = 0, t = t0 + begin / each, b = batch.begin + begin % each - 1;
+  for (int64_t k = begin; k < end; k++) {
+    if (++b == batch.end)
+      b = batch.begin, t++;
+    const int64_t token = t * B + b, at = token - t0 * B;
     if (p->lengths && t >= p->lengths[b])
       continue;
     int anew = is_reset(p, t, b);
-    rows->dz[n] = dz;
+    rows->dz[n] = job->dz + at * job->pitch;
     rows->x[n] = (const REAL *)p->x + t * of_x.step + b * of_x.row;
-    const REAL *c = HAS_CELL_STATE ? (const REAL *)p->cells + token * H : job->zero;
-    rows->c[n] = HAS_CELL_STATE && job->c_next ? job->c_next + at * H : c;
-    if (t && !anew) {
-      rows->h_prev[n] = (const REAL *)p->output + (token - B) * W;
-      rows->c_prev[n] = HAS_CELL_STATE ? c - B * H : job->zero;
-    } else {
-      rows->h_prev[n] = !anew && p->h_0 ? (const REAL *)p->h_0 + b * W : job->zero;
-      rows->c_prev[n] = !anew && p->c_0 ? (const REAL *)p->c_0 + b * H : job->zero;
+    rows->h_prev[n] = t && !anew        ? (const REAL *)p->output + (token - B) * W
+                      : !anew && p->h_0 ? (const REAL *)p->h_0 + b * W
+                                        : job->zero;
+    if (HAS_CELL_STATE && p->d_weight_peephole) {
+      const REAL *c = (const REAL *)p->cells + token * H;
+      rows->c[n] = job->c_next ? job->c_next + at * H : c;
+      rows->c_prev[n] = t && !anew ? c - B * H : !anew && p->c_0 ? (const REAL *)p->c_0 + b * H : job->zero;
     }
     if (HAS_CELL_STATE && job->mask) {
-      REAL *seen = job->seen + (rank * job->depth + n) * W;
-      NAME(apply_mask)(seen, rows->h_prev[n], job->mask + b * W, W);
-      rows->h_prev[n] = seen;
+      NAME(apply_mask)(seen + n * W, rows->h_prev[n], job->mask + b * W, W);
+      rows->h_prev[n] = seen + n * W;
     }
     if (HAS_CELL_STATE && job->dh) {
       rows->dh[n] = job->dh + at * job->dh_pitch;
@@ -110,21 +131,24 @@ static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int
   }
 }
 
-/* Where this thread packs gates: by the share of all rows, not of this product's, as another thread may be at another.
- */
-static REAL *NAME(packed_of)(const NAME(backward_job) * job, int rank, int size) {
-  return job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * SLACK;
+/* The same of the batch rows of a group, all steps of the chunk; without lengths. */
+static void NAME(group_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
+  const bptt_problem *p = job->p;
+  for (int64_t t = 0; t < steps; t++)
+    NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1),
+                     job->dz + (t * p->B + batch.begin) * job->pitch, batch.end - batch.begin,
+                     (REAL *)p->d_x + ((t0 + t) * p->B + batch.begin) * p->I);
 }
 
 /* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
-static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment, const bptt_team *team,
-                                   int rank, const NAME(token_rows) * rows, const bptt_problem *sums, int fresh) {
+static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment,
+                                   const NAME(summer) * summer, const NAME(token_rows) * rows, const bptt_problem *sums,
+                                   int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
   int of_middle = CANDIDATE_ALONE && p->reset_before && segment->hh >= job->hh_gates;
-  range gates = share(segment->count * H, rank, team->size);
-  REAL *strip = job->strip + (int64_t)rank * job->depth * 4 * LANES;
-  REAL *packed = NAME(packed_of)(job, rank, team->size);
+  range gates = share(segment->count * H, summer->rank, summer->size);
+  REAL *strip = summer->strip, *packed = summer->packed;
   REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
   REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
   if (sums->d_weight_hh) {
@@ -141,35 +165,29 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
 }
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
-static void NAME(projection_products)(const NAME(backward_job) * job, const bptt_team *team, int rank,
+static void NAME(projection_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
                                       const NAME(token_rows) * rows, const bptt_problem *sums, int fresh) {
-  range own = share(job->W, rank, team->size);
-  REAL *packed = NAME(packed_of)(job, rank, team->size);
-  NAME(pack_gates)(packed, own, rows->dh, 0, rows->count);
-  NAME(outer_product)((REAL *)sums->d_weight_hr, job->p->H, own, fresh, packed, rows->count, rows->middle,
-                      job->strip + (int64_t)rank * job->depth * 4 * LANES);
+  range own = share(job->W, summer->rank, summer->size);
+  NAME(pack_gates)(summer->packed, own, rows->dh, 0, rows->count);
+  NAME(outer_product)((REAL *)sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
+                      summer->strip);
 }
 
-/* Everything that sums over the tokens of a chunk (its last tokens first), this thread's share. The gradients of the
- * parameters go to those of `sums`. */
-static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
-                                 int64_t steps, const bptt_problem *sums, int fresh) {
-  const bptt_problem *p = job->p;
-  int64_t H = p->H, tokens = steps * p->B;
-  range units = share(H, rank, team->size);
+/* What tokens of some batch rows in a chunk (the last ones first) give to the parameters of `sums`, this one's share.
+ */
+static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) * summer, int64_t t0, int64_t steps,
+                             range batch, const bptt_problem *sums, int fresh) {
+  int64_t H = job->p->H, tokens = steps * (batch.end - batch.begin);
+  range units = share(H, summer->rank, summer->size);
   NAME(token_rows) rows;
-  if (p->d_x) {
-    range own = share(tokens, rank, team->size);
-    NAME(input_gradient)(job, t0, own.begin, own.end);
-  }
   for (int64_t end = tokens; end > 0; fresh = 0) {
     int64_t begin = max_i64(0, end - job->depth);
-    NAME(list_tokens)(job, &rows, rank, t0, begin, end);
+    NAME(list_tokens)(job, &rows, summer->seen, t0, batch, begin, end);
     for (int n = 0; n < NAME(SEGMENTS); n++)
-      NAME(segment_products)(job, &NAME(segments)[n], team, rank, &rows, sums, fresh);
+      NAME(segment_products)(job, &NAME(segments)[n], summer, &rows, sums, fresh);
     if (HAS_CELL_STATE && job->dh && sums->d_weight_hr)
-      NAME(projection_products)(job, team, rank, &rows, sums, fresh);
-    if (sums->d_weight_peephole) { /* (L23) */
+      NAME(projection_products)(job, summer, &rows, sums, fresh);
+    if (HAS_CELL_STATE && sums->d_weight_peephole) { /* (L23) */
       REAL *dp = sums->d_weight_peephole;
       NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
       NAME(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
@@ -177,4 +195,26 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
     }
     end = begin;
   }
+}
+
+/* dx of a chunk, and what it gives to the parameters of `sums`: group after group of batch rows, this thread's share.
+ */
+static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
+                                 int64_t steps, const bptt_problem *sums, int fresh) {
+  const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
+  if (job->p->d_x) {
+    range own = share(steps * job->p->B, rank, team->size);
+    NAME(input_gradient)(job, t0, own.begin, own.end);
+  }
+  for (int group = 0; group < job->groups; group++)
+    NAME(sum_tokens)(job, &summer, t0, steps, share(job->p->B, group, job->groups), sums, fresh && !group);
+}
+
+/* The same where each group is one thread's: what it gives stands apart, in one of two places by turns. */
+static void NAME(group_products)(const NAME(backward_job) * job, int turn, int group, int64_t t0, int64_t steps) {
+  const NAME(summer) summer = NAME(group_summer)(job, group);
+  range batch = share(job->p->B, group, job->groups);
+  if (job->p->d_x)
+    NAME(group_input_gradient)(job, t0, steps, batch);
+  NAME(sum_tokens)(job, &summer, t0, steps, batch, &job->of_group[turn][group], 1);
 }

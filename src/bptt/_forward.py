@@ -281,6 +281,8 @@ def inputs_of(
     core: Any, layout: Layout, x: Array, hidden: Array, masks: Sequence[Array], course: Course
 ) -> list[Array]:
     """Return the inputs of `Kept`, from the input of the first layer and the hidden states of all parts."""
+    if layout.layers == 1:
+        return [x]
     program, D, inputs = Program(core, layout), layout.directions, new_inputs(layout, hidden, masks)
     for layer, to in enumerate(inputs):
         outputs = [hidden[layer * D + d] for d in range(D)]
