@@ -194,9 +194,10 @@ def add_layers(
         return to
 
     for layer in reversed(range(layout.layers)):
-        x, calls = kept.inputs[layer], list[Any]()
+        x = kept.inputs[layer]
         all_errors: list[Any] = [d_output] * D
         d_inputs: list[Any] = []
+        calls: list[Any] = []
         if D == 2 and d_output is not None:
             all_errors = [d_output[..., :P], turned(d_output[..., P:], "errors")]
         for d in range(D):

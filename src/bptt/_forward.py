@@ -91,7 +91,7 @@ def forward(
         cells = empty((N, T, B, H), dtype) if has_c else None
         gates = empty((N, T, B, saved, H), dtype)
     x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
-    inputs = [x, *new_inputs(layout, hidden, masks)]
+    inputs = [x, *new_inputs(layout, hidden, masks)] if layout.layers > 1 else [x]
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
     return *through_layers(core, layout, weights, None, x, h_0, c_0, course, kept), kept
 
@@ -114,10 +114,9 @@ def through_layers(
     output = kept.hidden[last] if kept and D == 1 else empty((T, B, D * P), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
         given = (program, weights, packs, x, h_0, c_0, course, kept, output, h_n, c_n)
-        whole = [(0, T)]
-        cut_ = last and D == 1 and not (kept and kept.starts)
-        pieces = pieces_of(layout, T, B, kept is not None) if cut_ else Pieces(whole, False)
-        if len(pieces.spans) > 1:
+        in_pieces = last and D == 1 and not (kept and kept.starts)
+        pieces = pieces_of(layout, T, B, kept is not None) if in_pieces else None
+        if pieces and len(pieces.spans) > 1:
             add_waves(*given, pieces)
         else:
             add_layers(*given)
@@ -173,7 +172,7 @@ def add_layers(
         if layer < last:
             x = kept.inputs[layer + 1] if kept else outputs[0] if D == 1 else room("joined", (T, B, D * P))
             add_joined(program, x, outputs, kept.masks[layer] if kept and kept.masks else None, course)
-        else:
+        elif D == 2:
             add_joined(program, output, outputs, None, course)
 
 

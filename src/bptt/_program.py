@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ._check import Layout
@@ -24,6 +24,8 @@ class Program:
 
     Nothing has been computed before `run` returns: what stages read is filled by the stages before them.
     """
+
+    __slots__ = ("_stages", "cell", "core", "layout", "threads")
 
     def __init__(self, core: Any, layout: Layout) -> None:
         self.core, self.layout, self.threads = core, layout, get_num_threads()
@@ -73,14 +75,17 @@ class Program:
 class Room:
     """Memory for arrays of stages that follow one another: had when first asked for, then used again."""
 
+    __slots__ = ("_dtype", "_memory", "_numbers")
+
     def __init__(self, numbers: int, dtype: Any) -> None:
-        self._numbers, self._dtype, self._memory = numbers, dtype, dict[Any, Array]()
+        self._memory: dict[Any, Array] = {}
+        self._numbers, self._dtype = numbers, dtype
 
     def __call__(self, name: Any, shape: tuple[int, ...]) -> Array:
         """Return the array of that name in a shape of no more numbers than there is room for."""
         if name not in self._memory:
             self._memory[name] = empty((self._numbers,), self._dtype)
-        return self._memory[name][: int(np.prod(shape))].reshape(shape)
+        return self._memory[name][: math.prod(shape)].reshape(shape)
 
 
 @functools.lru_cache(maxsize=256)
