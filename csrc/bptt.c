@@ -95,8 +95,14 @@ bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes) {
   const bptt_kernels *kernels = kernels_for(p);
   if (!kernels)
     return BPTT_BAD_VARIANT;
+  bptt_problem alone = *p; /* beside another call it runs on one thread, whose plan may be another */
+  alone.threads = 1;
   *bytes = kernels->workspace(p, op);
-  return *bytes < 0 ? BPTT_BAD_SIZE : BPTT_OK;
+  int64_t one = p->threads > 1 ? kernels->workspace(&alone, op) : *bytes;
+  if (*bytes < 0 || one < 0)
+    return BPTT_BAD_SIZE;
+  *bytes = max_i64(*bytes, one);
+  return BPTT_OK;
 }
 
 typedef struct {

@@ -139,7 +139,7 @@ typedef struct {
   void *poll_context;
 } bptt_problem;
 
-/* Bytes of scratch that the operation needs for these sizes, dtype, threads and NULL pattern; for BPTT_PACK the
+/* Bytes of scratch that the operation needs for these sizes, dtype, NULL pattern and threads or one; for BPTT_PACK the
  * bytes of the packed weights themselves (T and B do not matter). Always for the active variant. */
 bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes);
 

@@ -141,8 +141,16 @@ static bptt_status check_stage(program *run, const bptt_stage *stage) {
     run->threads = (int)max_i64(run->threads, run->jobs[0].threads);
     run->insist |= both[n]->split != BPTT_SPLIT_AUTO;
   }
-  if (side_by_side(stage))
-    run->threads = (int)max_i64(run->threads, 2);
+  if (!side_by_side(stage))
+    return BPTT_OK;
+  run->threads = (int)max_i64(run->threads, 2);
+  for (int n = 0; n < 2; n++) { /* on one thread each, whose plan may need more than that of two */
+    run->alone[n] = *both[n];
+    run->alone[n].threads = 1;
+    bptt_status status = prepare(&run->alone[n], stage->op, &run->jobs[n]);
+    if (status)
+      return status;
+  }
   return BPTT_OK;
 }
 

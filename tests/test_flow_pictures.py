@@ -62,6 +62,9 @@ def test_heat_maps_show_one_row(layer, titles, tmp_path):
     np.testing.assert_array_equal(slopes, np.abs(flow.gradients.hidden[0, :, 2].T))
     drawn.savefig(tmp_path / "maps.png")
     assert pictures.heat_maps(flow.tape).axes  # without gradients
+    for bad in ({"row": flow.tape.hidden.shape[2]}, {"part": 7}, {"row": -99}):
+        with pytest.raises(ValueError, match=rf"^{next(iter(bad))}: expected one of \d+, got"):
+            flow.heat_maps(**bad)
 
 
 def test_pyplot_draws_if_it_is_in_use(monkeypatch):

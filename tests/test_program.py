@@ -104,6 +104,22 @@ def test_stages_of_no_kind_raise():
             kind()
 
 
+@pytest.mark.parametrize("shape", [(200, 8, 248, 48), (64, 2, 100, 200), (60, 5, 31, 130)])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_directions_beside_one_another_have_room(cell, shape):
+    """On one thread each, whose plan may need a larger workspace than that of two."""
+    T, B, I, H = shape
+    layer = getattr(bptt, cell)(I, H, bidirectional=True, seed=0)
+    x = RNG.standard_normal((T, B, I)).astype(np.float32)
+    with bptt.num_threads(1):
+        expected = everything(layer, x, np.ones((T, B, 2 * H), np.float32), None, {}, {})
+    with bptt.num_threads(2):
+        for found, array in zip(
+            everything(layer, x, np.ones((T, B, 2 * H), np.float32), None, {}, {}), expected, strict=True
+        ):
+            np.testing.assert_array_equal(found, array)
+
+
 KINDS = {
     "bidirectional lstm": (bptt.LSTM, {"bidirectional": True, "dropout": 0.3}),
     "bidirectional gru": (bptt.GRU, {"bidirectional": True}),

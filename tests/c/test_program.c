@@ -86,7 +86,7 @@ static void check_long_row(int threads) {
 enum { MOST = 4 };
 static const struct {
   int64_t T, B, I, H;
-} shapes[] = {{6, 3, 4, 5}, {40, 2, 20, 40}, {9, 17, 33, 64}};
+} shapes[] = {{6, 3, 4, 5}, {40, 2, 20, 40}, {9, 17, 33, 64}, {60, 8, 248, 48}};
 
 /* A stack of two layers and a reverse direction beside the first: forward, a turn, backward. */
 typedef struct {
@@ -217,13 +217,34 @@ static void check_stop(int threads, int beside) {
   blocks_free();
 }
 
+/* A workspace for more threads is one for a single thread, as which a call runs beside another. */
+static void check_workspaces(void) {
+  static char something;
+  for (int n = 0; n < 20000; n++) {
+    bptt_problem p = {.T = 1 + n % 70, .B = 1 + n % 37, .I = 1 + n * 7 % 300, .H = 1 + n * 11 % 300, .cell = n % 3};
+    p.weight_ih = p.weight_hh = &something;
+    p.packed = n % 2 ? &something : NULL;
+    p.d_x = p.d_weight_ih = p.d_weight_hh = n % 5 ? &something : NULL;
+    int64_t one = 0, more = 0;
+    for (int op = BPTT_FORWARD; op <= BPTT_BACKWARD; op++) {
+      p.threads = 1;
+      EXPECT(bptt_workspace(&p, (bptt_op)op, &one) == BPTT_OK, "workspace");
+      p.threads = 2 + n % 3;
+      EXPECT(bptt_workspace(&p, (bptt_op)op, &more) == BPTT_OK && more >= one,
+             "T %d B %d I %d H %d: %d threads need %d, one %d", (int)p.T, (int)p.B, (int)p.I, (int)p.H, p.threads,
+             (int)more, (int)one);
+    }
+  }
+}
+
 int main(void) {
+  check_workspaces();
   for (int n = 0; n < 64; n++)
     check_move(n & 1, n >> 1 & 1, n >> 2 & 1, n >> 3 & 1, n >> 4 & 1, 1 + (n >> 5));
   for (int threads = 1; threads <= 3; threads++) {
     check_long_row(threads);
     for (int split = BPTT_SPLIT_AUTO; split <= BPTT_SPLIT_HIDDEN; split++)
-      for (int shape = 0; shape < 3; shape++)
+      for (int shape = 0; shape < (int)(sizeof shapes / sizeof shapes[0]); shape++)
         check_calls(shape, threads, split);
     check_stop(threads, 0);
     check_stop(threads, 1);

@@ -86,7 +86,16 @@ def heat_maps(tape: Tape, gradients: Gradients | None = None, row: int = 0, part
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no such row or part.
     """
+    parts, _, B, _ = tape.hidden.shape
+    for name, value, count in (("row", row, B), ("part", part, parts)):
+        if not -count <= value < count:
+            raise ValueError(f"{name}: expected one of {count}, got {value}")
     maps = [("h", tape.hidden[part, :, row], "state")]
     if tape.cells is not None:
         maps.append(("c", tape.cells[part, :, row], "state"))
