@@ -471,3 +471,41 @@ def test_monitor_checks_its_arguments():
         bptt.GradientMonitor(scalar(1), every=0)
     with pytest.raises(TypeError, match=r"^gradients: expected Gradients from backward, got ndarray"):
         bptt.GradientMonitor(scalar(1))(np.ones(3))
+
+
+def test_monitor_counts_lengths_from_each_rows_last_step():
+    T = B = 60
+    layer, lengths = bptt.RNN(3, 16, seed=0), np.arange(1, T + 1)
+    x = np.random.default_rng(0).standard_normal((T, B, 3)).astype(np.float32)
+    tape = layer.forward(x, lengths=lengths)
+    gradients = layer.backward(tape, None, np.ones((1, B, 16), np.float32), steps="norms")
+    monitor = bptt.GradientMonitor(layer, patience=100)
+    monitor(gradients, lengths=lengths)
+    flow = flow_of(layer, tape, gradients, lengths=lengths)
+    assert monitor.last.growth == pytest.approx(flow.growth)
+    assert (monitor.last.verdict, monitor.last.last) == ("vanishing", flow.lags[0])
+    with pytest.raises(ValueError, match=r"^lengths: expected shape \(B,\)"):
+        monitor(gradients, lengths=lengths[:3])
+
+
+@pytest.mark.parametrize("T", [2, 3, 10, 22, 100])
+def test_a_forget_bias_that_is_advised_opens_the_gates(T):
+    """To a factor that does not vanish by itself, and never less than they are open by default."""
+    layer = bptt.LSTM(3, 16, seed=0)
+    x = np.random.default_rng(0).standard_normal((T, 4, 3)).astype(np.float32)
+    flow = bptt.gradient_flow(layer, x)
+    (advised,) = [line for line in flow.report().splitlines() if "forget_bias" in line]
+    bias = float(advised.split("layer, ")[1].split(")")[0])
+    assert 1 / (1 + np.exp(-bias)) > 0.94
+    assert bptt.gradient_flow(bptt.init.forget_bias(layer, bias), x).growth > flow.growth
+
+
+def test_advice_names_the_reason():
+    layer, x = bptt.LSTM(3, 8, seed=0), np.ones((20, 2, 3), np.float32)
+    held = bptt.gradient_flow(layer, x, step_clip={"cell": 0.0, "hidden": 0.0})
+    assert "step_clip holds elements" in held.report()
+    errors = np.full((20, 2, 8), np.nan, np.float32)
+    assert "errors themselves are not finite" in bptt.gradient_flow(layer, x, d_output=errors).report()
+    assert "no distance to go" in bptt.gradient_flow(layer, x[:1]).report()
+    gates = bptt.LSTM(3, 8, activations=("tanh", "tanh", "tanh"), seed=0)
+    assert "forget_bias" not in bptt.gradient_flow(gates, x).report()

@@ -193,3 +193,20 @@ def test_bidirectional_layers_refuse():
     tape = layer.forward(np.zeros((4, 1, 2), np.float32))
     with pytest.raises(ValueError, match="truncate: has no meaning in a bidirectional layer, got 2"):
         layer.backward(tape, truncate=2)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("blocks", [3, (3, 5), (5, 5), (5, 2)])
+@pytest.mark.parametrize("recompute", [None, 4])
+def test_no_rows(blocks, recompute, backend):
+    """Without rows every gradient of a parameter is zero, whatever the memory held."""
+    with bptt.backend(backend):
+        layer = bptt.LSTM(3, 8, 2, seed=0)
+        tape = layer.forward(np.zeros((10, 0, 3), np.float32), recompute=recompute)
+        for _ in range(5):
+            dirty = np.full(layer.parameters.flat.size, 7, np.float32)
+            del dirty
+            found = layer.backward(tape, truncate=blocks, steps=True)
+            assert not found.parameters.flat.any()
+            assert found.input.shape == (10, 0, 3)
+            assert found.hidden.shape == (2, 10, 0, 8)

@@ -44,8 +44,9 @@ def backward(
     course, D, program = kept.course, layout.directions, Program(core, layout)
     errors = (course.sorted(d_output), course.sorted(d_h_n), course.sorted(d_c_n))
     T, B = kept.inputs[0].shape[:2]
-    if not B:
+    if not B:  # there is nothing to walk through, in blocks or not
         parameters.flat[...] = 0
+        wanted = wanted._replace(truncate=None)
     if wanted.truncate is not None:
         every, depth = (min(k, T) for k in wanted.truncate)
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))

@@ -16,7 +16,7 @@ __all__ = ["Program", "Room", "cell_of"]
 
 Array: TypeAlias = "NDArray[Any]"
 
-STAGES = 4096  # of one call: some 4 KB each; more are run in several
+STAGES = 32768  # of one call: some 2 KB each; more are run in several
 
 
 class Program:

@@ -101,10 +101,12 @@ def monitor(watch: Watch) -> Passes:
 
 
 def clipped(watch: Watch) -> Passes:
-    """Return the way back with all bounds inside the recursion at a value that holds many elements."""
+    """Return the way back with all bounds inside the recursion at values that hold many elements."""
     layer, tape = made(watch.case)
-    errors = watch.case.output_gradient()
-    return lambda: layer.backward(tape, errors), lambda: layer.backward(tape, errors, step_clip=0.001)
+    errors, bounds = watch.case.output_gradient(), {"hidden": 1.0, "gates": 0.1}
+    if watch.case.cell == "LSTM":
+        bounds["cell"] = 1.0
+    return lambda: layer.backward(tape, errors), lambda: layer.backward(tape, errors, step_clip=bounds)
 
 
 def truncated(watch: Watch) -> Passes:

@@ -107,7 +107,11 @@ def _own(args: argparse.Namespace) -> None:
     if args.plot:
         _save(flow.plot().figure, args.plot)
     if args.maps:
-        _save(flow.heat_maps(), args.maps)
+        try:
+            maps = flow.heat_maps()
+        except ValueError as error:
+            raise _Refused(f"--maps {args.maps}: {error}") from None
+        _save(maps, args.maps)
 
 
 def _loaded(path: str) -> Any:

@@ -17,7 +17,7 @@ from .. import _check
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients
 from .measure import gradient_flow
-from .norms import by_step, judged, norms
+from .norms import by_lag, by_step, judged, norms
 
 __all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
 
@@ -189,8 +189,8 @@ class GradientMonitor:
             From ``layer.backward``, before they are clipped.
         loss : float, optional
         x, state, lengths
-            What the layer ran on: then the flow of the last step's output is measured at every `every`-th
-            call.
+            What the layer ran on: with `x` the flow of the last step's output is measured at every `every`-th
+            call; `lengths` count without it, too.
         """
         if not isinstance(gradients, Gradients):
             raise TypeError(f"gradients: expected Gradients from backward, got {type(gradients).__name__}")
@@ -201,9 +201,8 @@ class GradientMonitor:
                 growth, verdict = flow.growth, flow.verdict
                 first, last = _ends(flow.lags)
         elif gradients.norms is not None:
-            growth, verdict, first, last = self._of_training(
-                gradients.norms, isinstance(gradients.state, tuple)
-            )
+            carrier = int(isinstance(gradients.state, tuple))
+            growth, verdict, first, last = self._of_training(gradients.norms, carrier, lengths)
         norm = float(norms(gradients.parameters.flat, 0))
         if not math.isfinite(norm):
             verdict = "exploding"
@@ -217,11 +216,20 @@ class GradientMonitor:
         """Of "loss", "norm", "growth", "first", "last" over the updates so far."""
         return {name: running.result() for name, running in self._running.items()}
 
-    def _of_training(self, rows: NDArray[np.float64], cells: bool) -> tuple[float, str, float, float]:
+    def _of_training(
+        self, rows: NDArray[np.float64], carrier: int, lengths: Any
+    ) -> tuple[float, str, float, float]:
         """Measure the flow of a backward pass, over all steps; of two directions that of the first."""
         part = -2 if self.layer.bidirectional else -1
-        totals, slopes = by_step(rows[part:][:1], int(cells))
-        lags = totals[int(cells), 0, ::-1]
+        if lengths is not None:  # each row from its own last step
+            _, T, B, _ = rows.shape
+            given = np.reshape(lengths, -1)
+            _check.shape("lengths", given.shape, "(B,)", (B,))
+            valid = np.clip(given, 0, T).astype(np.int64)
+            lags = by_lag(rows[part, ..., carrier], valid - 1, valid, False)
+            return *judged(lags), *_ends(lags)
+        totals, slopes = by_step(rows[part:][:1], carrier)
+        lags = totals[carrier, 0, ::-1]
         return *judged(lags, -float(slopes[0])), *_ends(lags)
 
     def _keep(self, record: Record) -> None:

@@ -19,6 +19,7 @@ __all__ = ["report"]
 
 MUCH = 0.3  # share of saturated values that is worth a word of advice
 WORTH = 0.01  # and one that is worth a mention
+LEAST = 0.95  # at which a gate opens at least: well above the factor that vanishes whatever the length
 LEFT = 0.1  # of a cell's gradient that an open forget gate should leave over the whole sequence
 
 
@@ -47,6 +48,8 @@ def advice(flow: GradientFlow) -> list[str]:
         return ["the forward pass itself is not finite: look at x, the state and the weights first"]
     if not len(flow.lags):
         return ["no error enters: nothing flows"]
+    if len(flow.lags) == 1 and math.isfinite(flow.lags[0]):
+        return ["nothing to say: errors have one step, and no distance to go"]
     found = {"vanishing": _against_vanishing, "exploding": _against_exploding}
     if flow.verdict in found:
         return found[flow.verdict](flow)
@@ -104,10 +107,15 @@ def _against_vanishing(flow: GradientFlow) -> list[str]:
             "bptt.LSTM or bptt.GRU in place of bptt.RNN: a gate passes the gradient on, not a matrix"
         )
         found.append("bptt.init.keras(layer): orthogonal recurrent weights neither shrink nor stretch")
+    clips = [name for name, count in dict(flow.clipped or {}).items() if np.sum(count)]
+    if clips:
+        found.append(f"step_clip holds elements ({', '.join(clips)}): a larger bound lets more through")
     if isinstance(layer, LSTM) and not layer.coupled:
-        kept = LEFT ** (1 / steps)
-        bias = f"bptt.init.forget_bias(layer, {math.log(kept / (1 - kept)):.1f})"
-        found.append(f"{bias}: forget gates at {kept:.3f} leave {LEFT:.0%} over {steps} steps")
+        kept = max(LEAST, LEFT ** (1 / steps))
+        bias = _bias_of(layer.activations[0], kept)
+        if bias is not None:
+            text = f"forget gates at {kept:.3f} leave {kept**steps:.0%} over {steps} steps"
+            found.append(f"bptt.init.forget_bias(layer, {bias:.1f}): {text}")
     if isinstance(layer, (LSTM, GRU)):
         found.append(f"bptt.init.chrono(layer, longest={steps}): gates that keep for 1 to {steps} steps")
     if not layer.bias and not isinstance(layer, RNN):
@@ -122,8 +130,17 @@ def _against_vanishing(flow: GradientFlow) -> list[str]:
     return found
 
 
+def _bias_of(gate: str, value: float) -> float | None:
+    """Return the pre-activation at which a gate has that value; None where no bias is worth a word."""
+    if gate == "sigmoid":
+        return math.log(value / (1 - value))
+    return (value - 0.5) / 0.2 if gate == "hard_sigmoid" else None
+
+
 def _against_exploding(flow: GradientFlow) -> list[str]:
     layer = flow.layer
+    if len(flow.lags) and not math.isfinite(flow.lags[0]):
+        return ["the errors themselves are not finite: look at the loss and its gradient first"]
     found = [
         "bptt.clip_grad_norm_(gradients, max_norm=1.0) before each step of the optimizer",
         "layer.backward(tape, d_output, step_clip=1.0): clips inside, before it overflows",

@@ -69,7 +69,8 @@ def _cures(ax: Any, told: Story) -> None:
         if end < len(shown) - 1:
             ax.plot(end, shown[end], "o", color=colour, ms=5)
             away = {"xytext": (8, -6), "textcoords": "offset points", "color": colour, "fontsize": 9}
-            ax.annotate("zero from here on", (end, shown[end]), **away)
+            what = "zero" if flow.lags[end + 1] == 0 else "beyond float32"
+            ax.annotate(f"{what} from here on", (end, shown[end]), **away)
     ax.set_title(f"tanh RNN with spectral radius {GAIN:g}: cures in the backward pass", fontsize=10)
     ax.set_xlabel("steps back from the error")
     ax.set_ylabel(r"$\|\partial L / \partial h\|$")
