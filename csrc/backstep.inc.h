@@ -1,5 +1,10 @@
 /* One step backward: (L18) of step t+1, then the cell of step t as its epilogue. */
 
+/* Gradients of the parameters, or places for their sums; each may be NULL. */
+typedef struct {
+  REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr;
+} NAME(sums);
+
 typedef struct {
   const bptt_problem *p;
   plan plan;
@@ -29,9 +34,11 @@ typedef struct {
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
   int groups;           /* of batch rows, whose sums over the tokens of a chunk come one after the other: 1 or 2 */
   int64_t group_depth;  /* most tokens of one, if there are two */
-  bptt_problem of_group[2][2]; /* gradients of the parameters: where each group of a chunk sums up if that is one
-                                  thread's, by turns in one of two places; or NULL */
-  bptt_problem block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
+  NAME(sums)
+  of_group[2][2]; /* gradients of the parameters: where each group of a chunk sums up if that is one
+                       thread's, by turns in one of two places; or NULL */
+  NAME(sums) of_all; /* where the caller has them */
+  NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
 } NAME(backward_job);
 

@@ -226,8 +226,8 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
 
 /* Onto the gradients of the parameters `to` those of `first`, then those of `second` if given; fresh: in their place.
  * This thread's share. */
-static void NAME(add_sums)(const NAME(backward_job) * job, const bptt_problem *to, const bptt_problem *first,
-                           const bptt_problem *second, int fresh, int rank, int size) {
+static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to, const NAME(sums) * first,
+                           const NAME(sums) * second, int fresh, int rank, int size) {
   const bptt_problem *p = job->p;
   int64_t gates = MATRIX_GATES * p->H;
 #define OF(name, count)                                                                                                \
@@ -261,7 +261,7 @@ static void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *t
                               int apart) {
   const bptt_problem *p = job->p;
   if (apart)
-    NAME(add_sums)(job, p, &job->block, NULL, 0, rank, team->size);
+    NAME(add_sums)(job, &job->of_all, &job->block, NULL, 0, rank, team->size);
   range rows = share(p->clipped && begin > 0 ? p->B : 0, rank, team->size);
   for (int64_t b = rows.begin; b < rows.end; b++)
     p->clipped[(begin * p->B + b) * 3 + BPTT_CLIP_CELL] = 0;
@@ -296,7 +296,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       t0 = max_i64(begin, t1 - chunk);
       if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, rows, panels, h_panels))
         return;
-      const bptt_problem *sums = apart ? &job->block : p;
+      const NAME(sums) *sums = apart ? &job->block : &job->of_all;
       int fresh = t1 == end && (apart || (start == 0 && !p->accumulate));
       if (own_groups)
         NAME(group_products)(job, turn ^= 1, rank, t0, t1 - t0);
@@ -331,9 +331,9 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
 }
 
 /* Room for the gradients of the parameters of one block. */
-static bptt_problem NAME(block_sums)(const bptt_problem *p, int64_t W, arena *a) {
+static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, arena *a) {
   int64_t gates = MATRIX_GATES * p->H, real = (int64_t)sizeof(REAL);
-  bptt_problem block = {0};
+  NAME(sums) block = {0};
   block.d_weight_ih = p->d_weight_ih ? arena_take(a, gates * p->I, real) : NULL;
   block.d_weight_hh = p->d_weight_hh ? arena_take(a, gates * W, real) : NULL;
   block.d_bias_ih = p->d_bias_ih ? arena_take(a, gates, real) : NULL;
@@ -347,6 +347,8 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
   job.W = W;
+  job.of_all =
+      (NAME(sums)){p->d_weight_ih, p->d_weight_hh, p->d_bias_ih, p->d_bias_hh, p->d_weight_peephole, p->d_weight_hr};
   job.hh_gates = NAME(hh_gates)(p);
   job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(panel_count)(H, WIDE_VECS);

@@ -6,7 +6,7 @@
 #include "team.h"
 
 /* A call that is ready to run: what each member of a team does, and the plan that they go by. */
-enum { BPTT_JOB_BYTES = 4096 };
+enum { BPTT_JOB_BYTES = 2048 };
 typedef struct {
   bptt_duty duty; /* its context is `plan` */
   int threads;    /* most that have work */

@@ -8,6 +8,12 @@
 #include <math.h>
 #include <stddef.h>
 
+#define NAME(op) op
+#define REAL double
+#define INLINE static inline
+#define NOINLINE static
+#include "scaled.inc.h"
+
 typedef struct {
   const bptt_variant *variant;
   const char *x;
@@ -36,21 +42,6 @@ bptt_status bptt_norms(const void *x, bptt_dtype dtype, int64_t rows, int64_t n,
   threads = (int)min_i64(threads, max_i64(1, min_i64(rows, rows * n / EACH)));
   (void)bptt_team_run(threads, 0, norms_member, &job, NULL, NULL);
   return BPTT_OK;
-}
-
-/* The norm of `count` norms that lie `apart`, with sum that of their squares. */
-static double norm_of(const double *norms, int64_t count, int64_t apart, double sum) {
-  if (sum > 1e-280 && sum < 1e300) /* no square has lost anything that counts */
-    return sqrt(sum);
-  double largest = 0;
-  for (int64_t n = 0; n < count; n++)
-    largest = fmax(largest, fabs(norms[n * apart]));
-  if (sum != sum || largest == 0 || largest > DBL_MAX)
-    return sum;
-  sum = 0;
-  for (int64_t n = 0; n < count; n++)
-    sum += norms[n * apart] / largest * (norms[n * apart] / largest);
-  return largest * sqrt(sum);
 }
 
 /* Slope of the line through the logarithms of n numbers that fits best, or NaN where there is none. */

@@ -21,24 +21,10 @@ INLINE double NAME(squares)(const REAL *x, int64_t n) {
   return vsum_wide(sums[0]);
 }
 
-/* The norm where squares overflow or underflow, or something is not finite, or all is zero. */
-NOINLINE double NAME(scaled_norm)(const REAL *x, int64_t n, double sum) {
-  double largest = 0;
-  for (int64_t k = 0; k < n; k++)
-    largest = __builtin_fabs((double)x[k]) > largest ? __builtin_fabs((double)x[k]) : largest;
-  if (sum != sum || largest == 0 || largest > DBL_MAX)
-    return sum;
-  sum = 0;
-  for (int64_t k = 0; k < n; k++)
-    sum += (double)x[k] / largest * ((double)x[k] / largest);
-  return largest * __builtin_sqrt(sum);
-}
+#include "scaled.inc.h"
 
 INLINE double NAME(norm)(const REAL *x, int64_t n) {
-  double sum = NAME(squares)(x, n);
-  if (sum > 1e-280 && sum < 1e300) /* no square has lost anything that counts */
-    return __builtin_sqrt(sum);
-  return NAME(scaled_norm)(x, n, sum);
+  return NAME(norm_of)(x, n, 1, NAME(squares)(x, n));
 }
 
 #ifndef CELL

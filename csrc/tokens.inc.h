@@ -142,7 +142,7 @@ static void NAME(group_input_gradient)(const NAME(backward_job) * job, int64_t t
 
 /* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
 static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment,
-                                   const NAME(summer) * summer, const NAME(token_rows) * rows, const bptt_problem *sums,
+                                   const NAME(summer) * summer, const NAME(token_rows) * rows, const NAME(sums) * sums,
                                    int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
@@ -154,11 +154,11 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
   if (sums->d_weight_hh) {
     NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
     if (segment->hh >= 0)
-      NAME(outer_product)((REAL *)sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
+      NAME(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
                           of_middle ? rows->middle : rows->h_prev, strip);
     if (segment->ih >= 0 && sums->d_weight_ih)
-      NAME(outer_product)((REAL *)sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count,
-                          rows->x, strip);
+      NAME(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
+                          strip);
   }
   if (b_ih || b_hh)
     NAME(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
@@ -166,17 +166,17 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
 static void NAME(projection_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
-                                      const NAME(token_rows) * rows, const bptt_problem *sums, int fresh) {
+                                      const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
   range own = share(job->W, summer->rank, summer->size);
   NAME(pack_gates)(summer->packed, own, rows->dh, 0, rows->count);
-  NAME(outer_product)((REAL *)sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
+  NAME(outer_product)(sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
                       summer->strip);
 }
 
 /* What tokens of some batch rows in a chunk (the last ones first) give to the parameters of `sums`, this one's share.
  */
 static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) * summer, int64_t t0, int64_t steps,
-                             range batch, const bptt_problem *sums, int fresh) {
+                             range batch, const NAME(sums) * sums, int fresh) {
   int64_t H = job->p->H, tokens = steps * (batch.end - batch.begin);
   range units = share(H, summer->rank, summer->size);
   NAME(token_rows) rows;
@@ -200,7 +200,7 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
 /* dx of a chunk, and what it gives to the parameters of `sums`: group after group of batch rows, this thread's share.
  */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
-                                 int64_t steps, const bptt_problem *sums, int fresh) {
+                                 int64_t steps, const NAME(sums) * sums, int fresh) {
   const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
   if (job->p->d_x) {
     range own = share(steps * job->p->B, rank, team->size);

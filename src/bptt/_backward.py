@@ -13,7 +13,6 @@ from . import _recompute
 from ._check import Layout
 from ._course import ALL_STEPS, in_order
 from ._kept import Kept, Slopes, Wanted, at, new_slopes
-from ._memory import empty
 from ._program import Program, Room
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
@@ -50,12 +49,13 @@ def backward(
     if wanted.truncate is not None:
         every, depth = (min(k, T) for k in wanted.truncate)
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
-    if apart(core, kept, wanted) == T:
+    once = apart(core, kept, wanted)
+    if once == T:
         found = new_slopes(layout, kept, T, wanted)
         add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
         program.run()
     else:
-        found = through_blocks(program, weights, kept, *errors, parameters, wanted)
+        found = through_blocks(program, weights, kept, *errors, parameters, wanted, once)
     if course is ALL_STEPS and (D == 1 or not (wanted.steps or wanted.norms)):
         return found
     return Slopes(
@@ -100,22 +100,22 @@ def through_blocks(
     d_c_n: Array | None,
     parameters: Parameters,
     wanted: Wanted,
+    once: int,
 ) -> Slopes:
-    """Truncated: errors injected in each block of k1 steps flow back k2 steps from its end."""
+    """Truncated: errors injected in each block of k1 steps flow back k2 steps from its end.
+
+    The blocks of the first `once` steps are walked by one call.
+    """
     assert wanted.truncate is not None
     layout, core, (every, depth) = program.layout, program.core, wanted.truncate
     T, B = kept.inputs[0].shape[:2]
     last = np.full(B, T) if kept.course.lengths is None else kept.course.lengths
-    once = apart(core, kept, wanted)  # steps whose blocks one call walks
     inside = wanted._replace(steps=wanted.norms or wanted.steps, norms=False)  # norms are those of the sums
     total, block_parameters = new_slopes(layout, kept, T, inside), parameters.empty_like()
     total.between(once, T).clear()
     parameters.flat[...] = 0
-    longest = max(once, depth, every)
-    block, room, injected = new_slopes(layout, kept, depth, inside), new_room(layout, kept, longest), None
+    block, room = new_slopes(layout, kept, depth, inside), new_room(layout, kept, max(once, depth))
     restart = _recompute.Restart(program, weights, kept, depth) if kept.starts else None
-    if d_output is not None:  # those of a block, behind zeros where it flows back into the one before
-        injected = empty((depth, *d_output.shape[1:]), layout.dtype)
     for start, end in itertools.pairwise([0, *range(once or every, T, every), T]):
         walked = end <= once
         begin = 0 if walked else max(0, end - depth)
@@ -126,8 +126,8 @@ def through_blocks(
             for d in (d_h_n, d_c_n)
         )
         errors = None if d_output is None else d_output[begin:end]
-        if d_output is not None and injected is not None and begin < start:
-            errors = injected[: end - begin]
+        if d_output is not None and begin < start:  # nothing is injected in the blocks before
+            errors = room("injected", (end - begin, *d_output.shape[1:]))
             program.move(errors[: start - begin])
             program.move(errors[start - begin :], d_output[start:end])
         part = restart.between(begin, end) if restart else kept.between(begin, end)

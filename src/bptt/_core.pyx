@@ -42,9 +42,14 @@ cdef void *take_as(object array, int type_num, int64_t count, str name) except? 
     return cnp.PyArray_DATA(a)
 
 
+cdef int number_of(int dtype) noexcept:
+    """NumPy's number of the dtype of a problem."""
+    return cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64
+
+
 cdef void *take(object array, int dtype, int64_t count, str name) except? NULL:
     """The same for an array of the dtype of a problem."""
-    return take_as(array, cnp.NPY_FLOAT32 if dtype == BPTT_F32 else cnp.NPY_FLOAT64, count, name)
+    return take_as(array, number_of(dtype), count, name)
 
 
 cdef void *take_rows(object array, int type_num, int64_t T, int64_t B, int64_t N, str name, int64_t *step,
@@ -304,7 +309,7 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
         p.draws, p.seed = 1, seed
     cdef int64_t state = p.B * p.H, row = p.B * width(p)
     if backward:
-        p.x = take_rows(x, cnp.NPY_FLOAT64 if p.dtype else cnp.NPY_FLOAT32, p.T, p.B, p.I, "x", &p.x_step, &p.x_row)
+        p.x = take_rows(x, number_of(p.dtype), p.T, p.B, p.I, "x", &p.x_step, &p.x_row)
     else:
         p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
     p.h_0, p.c_0 = take(h_0, p.dtype, row, "h_0"), take(c_0, p.dtype, state, "c_0")
@@ -357,8 +362,8 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     fill_parameters(p, d_parameters, True)
     fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
     cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
-    p.d_output = take_rows(d_output, cnp.NPY_FLOAT64 if p.dtype else cnp.NPY_FLOAT32, p.T, p.B, width(p), "d_output",
-                           &p.d_output_step, &p.d_output_row)
+    p.d_output = take_rows(d_output, number_of(p.dtype), p.T, p.B, width(p), "d_output", &p.d_output_step,
+                           &p.d_output_row)
     p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
     p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
     p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
@@ -449,7 +454,7 @@ cdef class Stream:
         self.program = take_block(self.layers * sizeof(bptt_stage))
         self.stages = <bptt_stage *>self.program.memory
         memset(self.stages, 0, self.layers * sizeof(bptt_stage))
-        self.type_num = cnp.NPY_FLOAT32 if packed.problem.dtype == BPTT_F32 else cnp.NPY_FLOAT64
+        self.type_num = number_of(packed.problem.dtype)
         for n, packed in enumerate(packs):
             p = self.problems + n
             self.stages[n].op, self.stages[n].first = BPTT_FORWARD, p

@@ -8,7 +8,7 @@ first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,31 +113,52 @@ def through_layers(
     D, P, last = layout.directions, layout.width, layout.layers - 1
     output = kept.hidden[last] if kept and D == 1 else empty((T, B, D * P), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
-        given = (program, weights, packs, x, h_0, c_0, course, kept, output, h_n, c_n)
+        onward = Onward(program, weights, packs, x, h_0, c_0, course, kept, output, h_n, c_n)
         in_pieces = last and D == 1 and not (kept and kept.starts)
         pieces = pieces_of(layout, T, B, kept is not None) if in_pieces else None
         if pieces and len(pieces.spans) > 1:
-            add_waves(*given, pieces)
+            add_waves(onward, pieces)
         else:
-            add_layers(*given)
+            add_layers(onward)
         program.run()
     return course.unsorted(output), course.unsorted(h_n), course.unsorted(c_n)
 
 
-def add_layers(
-    program: Program,
-    weights: Sequence[Weights] | None,
-    packs: Sequence[Any] | None,
-    x: Array,
-    h_0: Array | None,
-    c_0: Array | None,
-    course: Course,
-    kept: Kept | None,
-    output: Array,
-    h_n: Array,
-    c_n: Array | None,
-) -> None:
-    """Layer after layer, the directions of one side by side. Fills output, h_n, c_n and `kept`."""
+class Onward(NamedTuple):
+    """What the parts of a forward pass read, and where what they fill stands: as `through_layers` has it."""
+
+    program: Program
+    weights: Sequence[Weights] | None
+    packs: Sequence[Any] | None
+    x: Array
+    h_0: Array | None
+    c_0: Array | None
+    course: Course
+    kept: Kept | None
+    output: Array
+    h_n: Array
+    c_n: Array | None
+
+    def call(self, n: int, x: Array, to: Array, span: tuple[int, int] | None = None) -> Any:
+        """Return the call of part n over its input, as it meets that, to `to`: all steps, or a span."""
+        program, weights, packs, _, h_0, c_0, course, kept, _, h_n, c_n = self
+        begin, before = 0, (at(h_0, n), at(c_0, n))
+        tape = [at(kept.cells, n), at(kept.gates, n)] if kept else [None, None]
+        rows = course.of(n % program.layout.directions)
+        if span:
+            begin, end = span
+            tape = [None if array is None else array[begin:end] for array in tape]
+            rows = cut(*rows, begin, end)
+            if begin:
+                before = (h_n[n], at(c_n, n))
+        given = (weights and weights[n], packs and packs[n], x, *before)
+        results = (to, h_n[n], at(c_n, n), *tape)
+        return program.forward(*given, *results, *rows, *(kept.draws(n, begin) if kept else ()))
+
+
+def add_layers(onward: Onward) -> None:
+    """Layer after layer, the directions of one side by side."""
+    program, course, kept, x = onward.program, onward.course, onward.kept, onward.x
     layout, (T, B, _) = program.layout, x.shape
     P, D, last = layout.width, layout.directions, layout.layers - 1
     room = Room(T * B * max(x.shape[2], D * P), layout.dtype)
@@ -148,32 +169,26 @@ def add_layers(
             if kept:
                 to = kept.hidden[n]
             else:
-                to = output if layer == last and D == 1 else room(("h", layer % 2, d), (T, B, P))
+                to = onward.output if layer == last and D == 1 else room(("h", layer % 2, d), (T, B, P))
             outputs.append(to)
             a = x
             if d:
                 a = room("turned", x.shape)
                 program.move(a, x, turned=True, lengths=course.lengths)
             if kept and kept.starts:
-                assert weights is not None
-                part = _recompute.part_of(program, weights, kept, n, a)
-                filled = (to, h_n[n], at(c_n, n), at(kept.starts.cells, n))
-                _recompute.add_forward(program, part, at(c_0, n), kept.starts.every, *filled)
+                assert onward.weights is not None
+                part = _recompute.part_of(program, onward.weights, kept, n, a)
+                filled = (to, onward.h_n[n], at(onward.c_n, n), at(kept.starts.cells, n))
+                _recompute.add_forward(program, part, at(onward.c_0, n), kept.starts.every, *filled)
                 continue
-            tape: list[Any] = [None, None]
-            draws: tuple[int, ...] = ()
-            if kept:
-                tape, draws = [at(kept.cells, n), at(kept.gates, n)], kept.draws(n)
-            given = (weights and weights[n], packs and packs[n], a, at(h_0, n), at(c_0, n))
-            results = (to, h_n[n], at(c_n, n), *tape)
-            calls.append(program.forward(*given, *results, *course.of(d), *draws))
+            calls.append(onward.call(n, a, to))
         if calls:
             program.add(*calls)
         if layer < last:
             x = kept.inputs[layer + 1] if kept else outputs[0] if D == 1 else room("joined", (T, B, D * P))
             add_joined(program, x, outputs, kept.masks[layer] if kept and kept.masks else None, course)
         elif D == 2:
-            add_joined(program, output, outputs, None, course)
+            add_joined(program, onward.output, outputs, None, course)
 
 
 def add_joined(
@@ -196,46 +211,28 @@ def pieces_of(layout: Layout, T: int, B: int, keeps: bool) -> Pieces:
     return _waves.pieces_of(T, B, P * size, numbers * size, 2.0 * numbers, get_num_threads(), keeps)
 
 
-def add_waves(
-    program: Program,
-    weights: Sequence[Weights] | None,
-    packs: Sequence[Any] | None,
-    x: Array,
-    h_0: Array | None,
-    c_0: Array | None,
-    course: Course,
-    kept: Kept | None,
-    output: Array,
-    h_n: Array,
-    c_n: Array | None,
-    pieces: Pieces,
-) -> None:
-    """Go through a stack in one direction over pieces of time. As `add_layers`."""
-    layout, core, spans = program.layout, program.core, pieces.spans
-    B, P, last = x.shape[1], layout.width, layout.layers - 1
-    packs = packs or [core.pack(program.cell, program.threads, part) for part in weights or ()]
+def add_waves(onward: Onward, pieces: Pieces) -> None:
+    """Go through a stack in one direction over pieces of time."""
+    program, kept, spans = onward.program, onward.kept, pieces.spans
+    layout, B = program.layout, onward.x.shape[1]
+    P, last = layout.width, layout.layers - 1
+    packs = onward.packs or [program.packed(n, part) for n, part in enumerate(onward.weights or ())]
+    onward = onward._replace(packs=packs)
     between = empty((0 if kept else last, 2, spans[0][1], B, P), layout.dtype)
 
     def output_of(n: int, k: int) -> Array:
         begin, end = spans[k]
         if n == last:
-            return output[begin:end]
+            return onward.output[begin:end]
         return kept.hidden[n][begin:end] if kept else between[n, k % 2, : end - begin]
 
     def call(n: int, k: int) -> Any:
         begin, end = spans[k]
-        a = output_of(n - 1, k) if n else x[begin:end]
-        tape, draws = [None, None], tuple[int, ...]()
-        if kept:
-            if n and kept.masks:
-                a = kept.inputs[n][begin:end]
-                program.move(a, output_of(n - 1, k), scale=kept.masks[n - 1][begin:end])
-            tape = [None if array is None else array[n][begin:end] for array in (kept.cells, kept.gates)]
-            draws = kept.draws(n, begin)
-        before = (h_n[n], at(c_n, n)) if k else (at(h_0, n), at(c_0, n))
-        results = (output_of(n, k), h_n[n], at(c_n, n), *tape)
-        rest = (*cut(*course.of(0), begin, end), *draws)
-        return program.forward(None, packs[n], a, *before, *results, *rest)
+        a = output_of(n - 1, k) if n else onward.x[begin:end]
+        if kept and n and kept.masks:
+            a = kept.inputs[n][begin:end]
+            program.move(a, output_of(n - 1, k), scale=kept.masks[n - 1][begin:end])
+        return onward.call(n, a, output_of(n, k), spans[k])
 
     for calls in _waves.order(layout.layers, pieces):
         program.add(*[call(n, k) for n, k in calls])

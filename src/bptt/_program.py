@@ -25,12 +25,13 @@ class Program:
     Nothing has been computed before `run` returns: what stages read is filled by the stages before them.
     """
 
-    __slots__ = ("_stages", "cell", "core", "layout", "threads")
+    __slots__ = ("_packs", "_stages", "cell", "core", "layout", "threads")
 
     def __init__(self, core: Any, layout: Layout) -> None:
         self.core, self.layout, self.threads = core, layout, get_num_threads()
         self.cell = cell_of(core, layout.cell)
         self._stages: list[Any] = []
+        self._packs: dict[int, Any] = {}
 
     def forward(self, *given: Any) -> Any:
         """Return the core's call of a part forward, for `add`."""
@@ -39,6 +40,12 @@ class Program:
     def backward(self, *given: Any, **more: Any) -> Any:
         """Return the core's call of a part backward, for `add`."""
         return self.core.backward_call(self.cell, self.threads, *given, **more)
+
+    def packed(self, n: int, weights: Any) -> Any:
+        """Return the weights of part n, packed once for all stages."""
+        if n not in self._packs:
+            self._packs[n] = self.core.pack(self.cell, self.threads, weights)
+        return self._packs[n]
 
     def add(self, *calls: Any) -> None:
         """Add a call, or two that do not depend on one another."""

@@ -79,7 +79,7 @@ class Part(NamedTuple):
 
 def part_of(program: Program, weights: Sequence[Weights], kept: Kept, n: int, x: Array) -> Part:
     """Return how part n runs in blocks, over its input as it meets that."""
-    packed = program.core.pack(program.cell, program.threads, weights[n])
+    packed = program.packed(n, weights[n])
     h_0 = None if kept.h_0 is None else kept.h_0[n]
     spans = kept.course.of(n % program.layout.directions)
     return Part(weights[n], packed, x, h_0, *spans, kept.draws(n))
@@ -133,6 +133,7 @@ class Restart:
         steps = max(longest, min(len(kept.hidden[0]), kept.starts.every))
         self._output, self._h_n = empty((steps, B, P), dtype), empty((B, P), dtype)
         self._c_n = empty((B, H), dtype)
+        self._begins = [begin for begin, _ in blocks(len(kept.hidden[0]), kept.starts.every)]
 
     def between(self, begin: int, end: int) -> Kept:
         """Return that over steps [begin, end), filled once the stages added for it have run."""
@@ -159,9 +160,8 @@ class Restart:
         """Fill c before a step (B, H) from the start of its block in part n."""
         assert self._starts.cells is not None
         kept, part = self._kept, self._parts[n]
-        begins = [begin for begin, _ in blocks(len(kept.hidden[n]), self._starts.every)]
-        block = int(np.searchsorted(begins, step, "right")) - 1
-        begin, c = begins[block], self._starts.cells[n, block]
+        block = int(np.searchsorted(self._begins, step, "right")) - 1
+        begin, c = self._begins[block], self._starts.cells[n, block]
         if begin == step:
             self._program.move(to[None], c[None])
             return

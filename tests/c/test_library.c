@@ -11,19 +11,8 @@
 #include "arrays.h"
 #include "blocks.h"
 #include "bptt.h"
+#include "expect.h"
 #include "oracle.h"
-
-static int failures, checks;
-
-#define EXPECT(condition, ...)                                                                                         \
-  do {                                                                                                                 \
-    checks++;                                                                                                          \
-    if (!(condition) && failures++ < 30) {                                                                             \
-      printf("FAIL %s: ", #condition);                                                                                 \
-      printf(__VA_ARGS__);                                                                                             \
-      printf("\n");                                                                                                    \
-    }                                                                                                                  \
-  } while (0)
 
 /* How one run differs from another: none of it may change a bit. */
 typedef struct {

@@ -6,18 +6,7 @@
 
 #include "blocks.h"
 #include "bptt.h"
-
-static int failures, checks;
-
-#define EXPECT(condition, ...)                                                                                         \
-  do {                                                                                                                 \
-    checks++;                                                                                                          \
-    if (!(condition) && failures++ < 30) {                                                                             \
-      printf("FAIL %s: ", #condition);                                                                                 \
-      printf(__VA_ARGS__);                                                                                             \
-      printf("\n");                                                                                                    \
-    }                                                                                                                  \
-  } while (0)
+#include "expect.h"
 
 static unsigned state = 1;
 

@@ -118,12 +118,7 @@ def truncated(watch: Watch) -> Passes:
 
 def recomputed(watch: Watch) -> Passes:
     """Return the step of training that keeps all, and that which computes cells and gates again."""
-    plain, again = Bptt(0).layer(watch.case), watch.case.recompute
-    x, errors = watch.case.input(), watch.case.output_gradient()
-    return (
-        lambda: plain.backward(plain.forward(x), errors),
-        lambda: plain.backward(plain.forward(x, recompute=again), errors),
-    )
+    return Bptt(0).training(watch.case.plain()).call, Bptt(0).training(watch.case).call
 
 
 def made(case: Case) -> tuple[Any, Any]:

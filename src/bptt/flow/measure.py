@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from ..parameters import suffixes
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients, Tape
-from .norms import by_lag, by_step, judged, norms, reach
+from .norms import Way, by_step, fitted, judged, norms, reach
 from .saturation import Shares, saturated
 
 __all__ = ["GradientFlow", "PartFlow", "flow_of", "gradient_flow"]
-
-Way: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class PartFlow(NamedTuple):
@@ -212,13 +210,10 @@ def flow_of(
     parts = []
     for n, name in enumerate(suffixes(layer.num_layers, D)):
         of_cells, reverse = total[1, n] if carrier else None, bool(n % D)
-        if ways:
-            lags = by_lag(gradients.norms[n, ..., carrier], *ways[n % D], reverse)
-            fit = judged(lags)
-        else:  # every row goes all steps, from the last that a direction takes
-            lags = (total[carrier, n] if reverse else total[carrier, n, ::-1])[: T if B else 0]
-            fit = judged(lags, float(slopes[n]) * (1 if reverse else -1))
-        parts.append(PartFlow(name[1:], total[0, n], of_cells, lags, *fit))
+        norms_of_all = total[carrier, n, : T if B else 0]
+        way = ways[n % D] if ways else None
+        fit = fitted(gradients.norms[n, ..., carrier], norms_of_all, float(slopes[n]), way, reverse)
+        parts.append(PartFlow(name[1:], total[0, n], of_cells, *fit))
     top = _together(parts[-D:])
     return GradientFlow(
         *top[1:],

@@ -17,7 +17,7 @@ from .. import _check
 from ..recurrent import Recurrent, checked_layer
 from ..tape import Gradients
 from .measure import gradient_flow
-from .norms import by_lag, by_step, judged, norms
+from .norms import by_step, fitted, norms
 
 __all__ = ["GradientFlowWarning", "GradientMonitor", "Record", "Statistics"]
 
@@ -220,17 +220,17 @@ class GradientMonitor:
         self, rows: NDArray[np.float64], carrier: int, lengths: Any
     ) -> tuple[float, str, float, float]:
         """Measure the flow of a backward pass, over all steps; of two directions that of the first."""
-        part = -2 if self.layer.bidirectional else -1
+        part, way = -2 if self.layer.bidirectional else -1, None
         if lengths is not None:  # each row from its own last step
             _, T, B, _ = rows.shape
             given = np.reshape(lengths, -1)
             _check.shape("lengths", given.shape, "(B,)", (B,))
             valid = np.clip(given, 0, T).astype(np.int64)
-            lags = by_lag(rows[part, ..., carrier], valid - 1, valid, False)
-            return *judged(lags), *_ends(lags)
+            way = valid - 1, valid
         totals, slopes = by_step(rows[part:][:1], carrier)
-        lags = totals[carrier, 0, ::-1]
-        return *judged(lags, -float(slopes[0])), *_ends(lags)
+        total = totals[carrier, 0]
+        lags, growth, verdict = fitted(rows[part, ..., carrier], total, float(slopes[0]), way, False)
+        return growth, verdict, *_ends(lags)
 
     def _keep(self, record: Record) -> None:
         for value, running in zip(record[1:6], self._running.values(), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from .._backend import core
 from .._threads import get_num_threads
 
-__all__ = ["by_lag", "by_step", "judged", "norms", "reach"]
+__all__ = ["Way", "by_lag", "by_step", "fitted", "judged", "norms", "reach"]
+
+Way: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 
 # A factor per step outside of these vanishes or explodes whatever the length of the sequence,
 FACTORS = (0.9, 1.1)
@@ -93,6 +95,27 @@ def by_lag(
     there = k < count
     found = norms(np.where(there, np.take_along_axis(rows, steps, 0), 0.0), 1)
     return np.asarray(found * np.sqrt(np.count_nonzero(count) / np.maximum(there.sum(1), 1)))
+
+
+def fitted(
+    rows: NDArray[np.float64], total: NDArray[np.float64], slope: float, way: Way | None, reverse: bool
+) -> tuple[NDArray[np.float64], float, str]:
+    """Return the norms of a direction by lag, the factor per step, and the verdict.
+
+    Parameters
+    ----------
+    rows, total : ndarray, (T, B) and (T,)
+        Norms of each row and of all together.
+    slope : float
+        As `by_step` fits it to `total`.
+    way : pair of ndarray, or None
+        As `reach` says; None: every row goes all steps, from the last that the direction takes.
+    """
+    if way is not None:
+        lags = by_lag(rows, *way, reverse)
+        return lags, *judged(lags)
+    lags = total if reverse else total[::-1]
+    return lags, *judged(lags, slope if reverse else -slope)
 
 
 def judged(lags: NDArray[np.float64], slope: float | None = None) -> tuple[float, str]:
