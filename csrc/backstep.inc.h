@@ -182,9 +182,10 @@ INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t u
 
 /* What is kept again of rows [rows.begin, rows.end), panels of units. */
 static void NAME(keep_again_run)(const NAME(backward_step) * s, range rows, range panels) {
-  int64_t H = s->job->p->H, end = min_i64(panels.end * WIDE_VECS * LANES, H);
+  int64_t H = s->job->p->H;
+  range units = NAME(wide_units)(H, panels);
   for (int64_t b = rows.begin; b < rows.end; b++)
-    for (int64_t unit = panels.begin * WIDE_VECS * LANES; unit < end; unit += LANES)
+    for (int64_t unit = units.begin; unit < units.end; unit += LANES)
       NAME(keep_again)(s, b, unit, (int)min_i64(LANES, H - unit));
 }
 
@@ -207,12 +208,12 @@ INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t un
   if (plain < 2 && NAME(is_cut)(s, b))
     return (vec){0};
   if (plain)
-    return vload(sum);
+    return NAME(gate_sum)(sum, job->hh_gates);
   if (!s->dz_next)
     return s->cut ? (vec){0} : NAME(final_gradient)(job->p, b, unit, lanes);
   if (HAS_CELL_STATE && __builtin_expect(job->mask != NULL, 0))
-    return vload(sum) * vload_n(job->mask + b * job->W + unit, lanes); /* (L34) */
-  return vload(sum);
+    return NAME(gate_sum)(sum, job->hh_gates) * vload_n(job->mask + b * job->W + unit, lanes); /* (L34) */
+  return NAME(gate_sum)(sum, job->hh_gates);
 }
 
 /* (L18): dz of step t+1 against the panel of weight_hh whose first column is `first`, rows b .. b+rows-1. */
@@ -224,10 +225,12 @@ INLINE void NAME(recurrent_sums)(const NAME(backward_step) * s, int rows, int ve
                   job->hh + first * job->hh_gates * H, ahead, units);
 }
 
-/* Row b alone, one panel of hidden units: (L18) of step t+1, then (L11)-(L17) of step t. */
-INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b, int64_t first) {
+/* Row b alone, V vectors from vector `at` of the panel of `wide` that starts at hidden unit `panel`: (L18) of step t+1,
+ * then (L11)-(L17) of step t. */
+INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b, int64_t panel, int wide, int at) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
+  const int64_t first = panel + at * LANES;
   NAME(cell_slopes) slopes[V];
   vec sum[V];
   UNROLL for (int v = 0; v < V; v++) {
@@ -236,10 +239,11 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
     sum[v] = s->dz_next || s->dh || s->cut ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
   }
   if (HAS_CELL_STATE && __builtin_expect(s->dh != NULL, 0))
-    NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch, job->second + first * job->W);
+    NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch,
+                        job->second + panel * job->W + at * LANES, wide);
   else if (s->dz_next)
     NAME(gate_sum_one)(V, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H,
-                       job->hh + first * job->hh_gates * p->H);
+                       job->hh + panel * job->hh_gates * p->H + at * LANES, wide);
   /* flows_back() on registers, asked once for all vectors: inside the loop below it costs a lone chain 14 %. */
   if (!s->dh && NAME(is_cut)(s, b)) {
     UNROLL for (int v = 0; v < V; v++) sum[v] = (vec){0};
@@ -303,8 +307,8 @@ INLINE void NAME(backward_cells)(const NAME(backward_step) * s, int rows, int64_
 NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
-  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
-  int64_t units = min_i64(WIDE_VECS * LANES, p->H - first);
+  REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
+  int64_t units = min_i64(vecs * LANES, p->H - first);
   NAME(ahead) ahead[4][2];
   NAME(name_tape)(s, b, first, ahead);
   if (HAS_CELL_STATE && s->dh)
@@ -323,15 +327,15 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
 NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     int64_t first = panel * WIDE_VECS * LANES;
-    int vecs = NAME(panel_vecs)(s->job->p->H, panel, WIDE_VECS);
+    int vecs = NAME(wide_vecs)(s->job->p->H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
       if (n > 1)
         NAME(backward_block)(s, n, b, first, vecs);
-      else if (vecs == 1)
-        NAME(backward_lone)(1, s, b, first);
-      else
-        NAME(backward_lone)(2, s, b, first);
+      if (n == 1 && vecs > 1)
+        NAME(backward_lone)(2, s, b, first, vecs, 0);
+      if (n == 1 && vecs != 2)
+        NAME(backward_lone)(1, s, b, first, vecs, vecs - 1);
       b += n;
     }
   }
@@ -346,7 +350,7 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
   const bptt_problem *p = job->p;
   const int64_t W = job->W;
   const vec bound = vset1((REAL)job->options.proj_clip);
-  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
   if (s->dz_next)
     NAME(recurrent_sums)(s, rows, vecs, sum, b, first, NULL, 0);
   for (int r = 0; r < rows; r++, b++) {
@@ -378,7 +382,7 @@ NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range 
   for (int64_t panel = panels.begin; panel < panels.end; panel++)
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(panel_vecs)(s->job->W, panel, WIDE_VECS));
+      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(wide_vecs)(s->job->W, panel));
       b += n;
     }
 }
@@ -391,10 +395,10 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t H = p->H;
-  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     int64_t first = panel * WIDE_VECS * LANES;
-    int vecs = NAME(panel_vecs)(H, panel, WIDE_VECS);
+    int vecs = NAME(wide_vecs)(H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
       NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H, NULL,

@@ -9,9 +9,8 @@
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
 static void NAME(backward_past)(const NAME(backward_step) * s, range rows, range panels, range h_panels) {
-  const int64_t H = s->job->p->H, W = s->job->W, each = WIDE_VECS * LANES;
-  const range units = {min_i64(panels.begin * each, H), min_i64(panels.end * each, H)};
-  const range outputs = {min_i64(h_panels.begin * each, W), min_i64(h_panels.end * each, W)};
+  const int64_t H = s->job->p->H, W = s->job->W;
+  const range units = NAME(wide_units)(H, panels), outputs = NAME(wide_units)(W, h_panels);
   for (int64_t b = rows.begin; b < rows.end; b++) {
     if (s->d_hidden)
       memset(s->d_hidden + b * W + outputs.begin, 0, (size_t)(outputs.end - outputs.begin) * sizeof(REAL));
@@ -351,13 +350,13 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
       (NAME(sums)){p->d_weight_ih, p->d_weight_hh, p->d_bias_ih, p->d_bias_hh, p->d_weight_peephole, p->d_weight_hr};
   job.hh_gates = NAME(hh_gates)(p);
   job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
-  job.panels = NAME(panel_count)(H, WIDE_VECS);
-  job.h_panels = NAME(panel_count)(W, WIDE_VECS);
-  job.x_panels = NAME(panel_count)(p->I, WIDE_VECS);
+  job.panels = NAME(wide_count)(H);
+  job.h_panels = NAME(wide_count)(W);
+  job.x_panels = NAME(wide_count)(p->I);
   job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
   job.pitch = GATES * H + pad;
-  job.hh = arena_take(a, job.h_panels * WIDE_VECS * LANES * job.hh_gates, H * real);
-  job.ih = p->d_x ? arena_take(a, job.x_panels * WIDE_VECS * LANES * MATRIX_GATES, H * real) : NULL;
+  job.hh = arena_take(a, ceil_div(W, LANES) * LANES * job.hh_gates, H * real);
+  job.ih = p->d_x ? arena_take(a, ceil_div(p->I, LANES) * LANES * MATRIX_GATES, H * real) : NULL;
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
   job.carry = arena_take(a, p->B * H, real);
@@ -374,7 +373,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
       job.of_group[n / 2][n % 2] = NAME(block_sums)(p, W, a);
   job.zero = arena_take(a, max_i64(H, W), real);
   if (has_second(p))
-    job.second = arena_take(a, job.panels * WIDE_VECS * LANES, W * real);
+    job.second = arena_take(a, ceil_div(H, LANES) * LANES, W * real);
   if (p->P) {
     job.dh_pitch = W + pad;
     job.dh = arena_take(a, job.plan.chunk * p->B, job.dh_pitch * real);

@@ -18,6 +18,7 @@
 #define HAS_SECOND 1
 #define CANDIDATE_ALONE 1
 #define HAS_LONE 0
+#define HAS_TAIL 0            /* the units of a last block, if few, have their gates side by side */
 #endif
 
 INLINE void NAME(cell_enter)(vec z[GATES], vec saved[4], vec *c, vec h_prev, const REAL *p, const cell_options *o) {

@@ -13,6 +13,7 @@
 #define HAS_SECOND 1          /* a step may have a second product */
 #define CANDIDATE_ALONE 0     /* with reset_before that is the candidate's sum */
 #define HAS_LONE 1            /* lone.inc.h is of this cell */
+#define HAS_TAIL 1            /* the units of a last block, if few, have their gates side by side */
 #endif
 
 #include "activate.inc.h"
@@ -40,7 +41,22 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
   return s;
 }
 
-/* The same with other activations, a coupled forget gate, a clipped cell state. */
+/* The gates of the units in a tail (pack.inc.h) from their sums, in the first lanes of four vectors: as lstm_cell() has them
+ * without peepholes. (L4) (L5) (L6) (L9) */
+INLINE void NAME(tail_gates)(int tail, const vec *sum, vec gates[4]) {
+  enum { QUARTER = LANES / 4, HALF = LANES / 2 };
+  ivec t = {0};
+  UNROLL for (int l = 0; l < LANES; l++) t[l] = -(tail == 1 ? l / QUARTER == 2 : l < HALF);
+  if (tail == 1) {
+    vec y = vtanh_sigmoid(sum[0], t);
+    gates[0] = y, gates[1] = TURNED(y, QUARTER), gates[2] = TURNED(y, HALF), gates[3] = TURNED(y, 3 * QUARTER);
+  } else {
+    vec y = vsigmoid(sum[0]), u = vtanh_sigmoid(sum[1], t);
+    gates[0] = y, gates[1] = TURNED(y, HALF), gates[2] = u, gates[3] = TURNED(u, HALF);
+  }
+}
+
+/* lstm_cell() with other activations, a coupled forget gate, a clipped cell state. */
 NOINLINE NAME(lstm_step)
     NAME(lstm_special)(vec z_i, vec z_f, vec z_g, vec z_o, vec c_prev, const REAL *p, const cell_options *o) {
   NAME(lstm_step) s;

@@ -5,44 +5,25 @@
  * ((r + z) + n). Short chains: a single row keeps the FMA units busy, and the rounding error is halved. Gate by gate
  * for a block of rows, so that a quarter of the panel stays in L2 while the rows pass by.
  *
- * One gate of R rows: sum is [2][ROW_BLOCK][vecs*LANES]; the second half holds g until o is there. */
+ * What a block of rows leaves is [2][ROW_BLOCK][vecs*LANES]: i + f (r + z), and as far behind it as OTHER_SUM says
+ * g + o (n); gate_sum() adds both up. */
 #define ROW_BLOCK (48 / WIDE_ROWS * WIDE_ROWS) /* the sums stay in L1 beside a quarter of the panel */
+#define OTHER_SUM (ROW_BLOCK * (WIDE_VECS + 1) * LANES)
+#define GATE_SUMS (2 * OTHER_SUM)
 
-INLINE void NAME(gate_tile)(int R, int V, int gate, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                            const REAL *panel) {
-  enum { OTHER = ROW_BLOCK * WIDE_VECS * LANES };
-  vec acc[R][V];
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
-  }
-  NAME(tile_product)(R, V, acc, 0, V, H, dz + gate * H, pitch, 1, panel + gate * H * V * LANES);
-#define EACH(statement)                                                                                                \
-  UNROLL for (int r = 0; r < R; r++) {                                                                                 \
-    UNROLL for (int v = 0; v < V; v++) {                                                                               \
-      REAL *i = sum + (r * V + v) * LANES, *g = i + OTHER;                                                             \
-      (void)g;                                                                                                         \
-      statement;                                                                                                       \
-    }                                                                                                                  \
-  }
-  if (gate == 0) {
-    EACH(vstore(i, acc[r][v]))
-  } else if (gate == 1 || MATRIX_GATES == 3) {
-    EACH(vstore(i, vload(i) + acc[r][v]))
-  } else if (gate == 2) {
-    EACH(vstore(g, acc[r][v]))
-  } else {
-    EACH(vstore(i, vload(i) + (vload(g) + acc[r][v])))
-  }
-#undef EACH
+INLINE vec NAME(gate_sum)(const REAL *sum, int gates) {
+  vec a = vload(sum);
+  return gates > 2 ? a + vload(sum + OTHER_SUM) : a;
 }
 
-/* The gates of one row side by side. */
-INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
+/* The gates of one row side by side: V vectors of a panel of `wide`. */
+INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel,
+                                int wide) {
   vec acc[4][V];
   UNROLL for (int g = 0; g < gates; g++) {
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
   }
-  NAME(lone_product)(gates, V, acc, 0, V, H, dz, H, panel, H * V * LANES);
+  NAME(lone_product)(gates, V, acc, 0, V, H, dz, H, panel, H * wide * LANES, wide * LANES);
   UNROLL for (int v = 0; v < V; v++) sum[v] = gates == 4   ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v])
                                               : gates == 3 ? (acc[0][v] + acc[1][v]) + acc[2][v]
                                               : gates == 2 ? acc[0][v] + acc[1][v]
@@ -50,13 +31,13 @@ INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const R
 }
 
 /* The same for any of the counts of gates that the cell has: all, one, all but the candidate. */
-INLINE void NAME(gate_sum_one)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel) {
+INLINE void NAME(gate_sum_one)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel, int wide) {
   if (HAS_SECOND && __builtin_expect(gates == 1, 0))
-    NAME(gate_sum_lone)(V, 1, sum, H, dz, panel);
+    NAME(gate_sum_lone)(V, 1, sum, H, dz, panel, wide);
   else if (CANDIDATE_ALONE && __builtin_expect(gates < MATRIX_GATES, 0))
-    NAME(gate_sum_lone)(V, MATRIX_GATES - CANDIDATE_ALONE, sum, H, dz, panel);
+    NAME(gate_sum_lone)(V, MATRIX_GATES - CANDIDATE_ALONE, sum, H, dz, panel, wide);
   else
-    NAME(gate_sum_lone)(V, MATRIX_GATES, sum, H, dz, panel);
+    NAME(gate_sum_lone)(V, MATRIX_GATES, sum, H, dz, panel, wide);
 }
 
 /* Rows of an array that the caller will read when the sums are done: `units` numbers each. NULL: none. Of memory in
@@ -84,37 +65,31 @@ static void NAME(prefetch_rows)(const NAME(ahead) * a, int64_t first, int rows, 
   }
 }
 
-/* The first `gates` gates of up to ROW_BLOCK rows, H units each: sum[row][vecs][LANES], and as much again for scratch.
- * What the caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
+/* The first `gates` gates of up to ROW_BLOCK rows, H units each: GATE_SUMS numbers, for gate_sum() to read. What the caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
 NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                               const REAL *panel, const NAME(ahead) (*ahead)[2], int64_t units) {
   if (rows == 1) {
-    vec lone[WIDE_VECS];
-    if (vecs == 1)
-      NAME(gate_sum_one)(1, gates, lone, H, dz, panel);
-    else
-      NAME(gate_sum_one)(2, gates, lone, H, dz, panel);
-    for (int v = 0; v < vecs; v++)
+    vec lone[WIDE_VECS + 1];
+    if (vecs > 1)
+      NAME(gate_sum_one)(2, gates, lone, H, dz, panel, vecs);
+    if (vecs != 2)
+      NAME(gate_sum_one)(1, gates, lone + vecs - 1, H, dz, panel + (vecs - 1) * LANES, vecs);
+    for (int v = 0; v < vecs; v++) {
       vstore(sum + v * LANES, lone[v]);
+      vstore(sum + OTHER_SUM + v * LANES, vset1(-(REAL)0)); /* changes no bit of it */
+    }
     return;
   }
   for (int gate = 0; gate < gates; gate++) {
     for (int r = 0; r < rows;) {
-      int n = (int)next_tile(rows - r, WIDE_ROWS);
-      REAL *to = sum + r * vecs * LANES;
+      int n = (int)next_tile(rows - r, NAME(wide_rows)(vecs));
       if (ahead) {
         NAME(prefetch_rows)(&ahead[gate][0], r, n, units);
         NAME(prefetch_rows)(&ahead[gate][1], r, n, units);
       }
-#define CASE1(R) NAME(gate_tile)(R, 1, gate, to, H, dz + r * pitch, pitch, panel)
-#define CASE2(R) NAME(gate_tile)(R, 2, gate, to, H, dz + r * pitch, pitch, panel)
-      if (vecs == 1) {
-        SWITCH_ROWS(n, WIDE_ROWS, CASE1)
-      } else {
-        SWITCH_ROWS(n, WIDE_ROWS, CASE2)
-      }
-#undef CASE1
-#undef CASE2
+      NAME(wide_product)(gate % 2 ? PRODUCT_ADDED : PRODUCT_ALONE, n, vecs,
+                         sum + gate / 2 * OTHER_SUM + r * vecs * LANES, H, dz + r * pitch + gate * H, pitch,
+                         panel + gate * H * vecs * LANES);
       r += n;
     }
   }

@@ -13,9 +13,31 @@ INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, con
   }
 }
 
+#if HAS_TAIL
+
+/* The same of the tail, `rows` of them, at most WIDE_ROWS. */
+static void NAME(input_tail)(const NAME(cell_weights) * w, int rows, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+                             int64_t z_pitch) {
+  REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
+  const int V = w->tail;
+  for (int n = 0; n < rows * V; n++)
+    vstore(sum + n * LANES, vload(w->tail_bias + n % V * LANES));
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, I, x, x_pitch, w->tail_ih);
+  for (int n = 0; n < rows * V; n++)
+    vstore(z + n / V * z_pitch + n % V * LANES, vload(sum + n * LANES));
+}
+
+#endif
+
 /* `tokens` rows of x, x_pitch apart, against one block. */
 NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
                               int64_t z_pitch, int64_t block, int64_t tokens) {
+#if HAS_TAIL
+  for (int64_t n; w->tail && block == w->blocks - 1 && tokens > 0; tokens -= n, x += n * x_pitch, z += n * z_pitch) {
+    n = next_tile(tokens, WIDE_ROWS);
+    NAME(input_tail)(w, (int)n, I, x, x_pitch, z, z_pitch);
+  }
+#endif
   while (tokens > 0) {
     int64_t n = next_tile(tokens, TILE_ROWS);
 #define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block)
@@ -183,7 +205,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
                        : job->z + s.blocks.begin * plan->chunk * p->B * unit;
   s.z_block = plan->chunk * n * unit;
   if (!p->packed) {
-    NAME(pack_forward)(p, &job->w, share(job->w.blocks, rank, team->size));
+    NAME(pack_forward)(p, &job->w, share(job->w.blocks, rank, team->size), 0);
     NAME(pack_second)(p, &job->w, panels);
     if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
       return;
@@ -235,6 +257,8 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   }
   job.plan = plan_forward(p, GATES, LANES, sizeof(REAL), TILE_ROWS);
   int64_t real = (int64_t)sizeof(REAL), W = width_of(p);
+  if (p->B < 2 * (job.plan.split == BPTT_SPLIT_ROWS ? job.plan.threads : 1))
+    job.w.tail = 0; /* a lone row fills the registers with many blocks, and a tail is a block by itself */
   job.zero = arena_take(a, max_i64(p->H, W), real);
   if (p->resets) {
     job.h_anew = arena_take(a, p->B * job.plan.threads, W * real);

@@ -18,11 +18,11 @@ INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int firs
   }
 }
 
-/* One row, `panels` panels of `vecs` vectors at once: enough independent chains to fill the FMA units.
- * Panel n starts at panel + n*pitch and meets the row at a + n*shift. The empty assembly keeps one register for each
+/* One row, `vecs` vectors of `panels` panels at once: enough independent chains to fill the FMA units.
+ * Panel n starts at panel + n*pitch, goes on by `step` for each k, and meets the row at a + n*shift. The empty assembly keeps one register for each
  * panel: left to itself, GCC 14 makes an address of its own for every vector and spills them inside the loop. */
 INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int first, int vecs, int64_t depth,
-                               const REAL *a, int64_t shift, const REAL *panel, int64_t pitch) {
+                               const REAL *a, int64_t shift, const REAL *panel, int64_t pitch, int64_t step) {
   const REAL *from[4];
   UNROLL for (int n = 0; n < panels; n++) from[n] = panel + n * pitch;
   for (int64_t k = 0; k < depth; k++) {
@@ -30,7 +30,7 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
       vec a_k = vset1(a[n * shift + k]);
       UNROLL for (int v = 0; v < vecs; v++) acc[n][first + v] =
           vfma(a_k, vload(from[n] + v * LANES), acc[n][first + v]);
-      from[n] += vecs * LANES;
+      from[n] += step;
       __asm__("" : "+r"(from[n]));
     }
   }
@@ -63,3 +63,43 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
   } else {                                                                                                             \
     SWITCH_ROWS(rows, most, CASE##1)                                                                                   \
   }
+
+/* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. */
+INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, const REAL *a, int64_t row,
+                            const REAL *panel) {
+  vec acc[R][V];
+  if (how == PRODUCT_GOES_ON) {
+    UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(sum + n * LANES);
+  } else {
+    UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
+  }
+  NAME(tile_product)(R, V, acc, 0, V, depth, a, row, 1, panel);
+  __asm__("" : "+r"(how)); /* else GCC makes a copy of the loop for each of what follows it */
+  if (how == PRODUCT_ADDED) {
+    UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, vload(sum + n * LANES) + acc[n / V][n % V]);
+  } else {
+    UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, acc[n / V][n % V]);
+  }
+}
+
+/* Rows of a full one. */
+INLINE int NAME(wide_rows)(int vecs) {
+  return vecs <= WIDE_VECS ? WIDE_ROWS : THREE_ROWS;
+}
+
+NOINLINE void NAME(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth, const REAL *a, int64_t row,
+                                 const REAL *panel) {
+#define CASE1(R) NAME(wide_tile)(R, 1, how, sum, depth, a, row, panel)
+#define CASE2(R) NAME(wide_tile)(R, 2, how, sum, depth, a, row, panel)
+#define CASE3(R) NAME(wide_tile)(R, 3, how, sum, depth, a, row, panel)
+  if (vecs == 1) {
+    SWITCH_ROWS(rows, WIDE_ROWS, CASE1)
+  } else if (vecs == 2) {
+    SWITCH_ROWS(rows, WIDE_ROWS, CASE2)
+  } else {
+    SWITCH_ROWS(rows, THREE_ROWS, CASE3)
+  }
+#undef CASE1
+#undef CASE2
+#undef CASE3
+}

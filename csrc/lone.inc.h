@@ -41,9 +41,8 @@ INLINE int NAME(lone_ahead)(const bptt_problem *p) {
 
 static NAME(lone_weights) NAME(lone_place)(const bptt_problem *p, arena *a) {
   NAME(lone_weights) w;
-  int64_t last = p->H % LANES;
-  w.tail = last == 0 || last > LANES / 2 ? 0 : last > LANES / 4 ? 2 : 1;
-  w.blocks = (int)(p->H / LANES) + (last && !w.tail);
+  w.tail = NAME(tail_vecs)(p->H);
+  w.blocks = (int)ceil_div(p->H, LANES) - (w.tail > 0);
   w.vecs = 4 * w.blocks + w.tail;
   w.bias = arena_take(a, w.vecs * LANES, sizeof(REAL));
   w.ih = arena_take(a, w.vecs * LANES * p->I, sizeof(REAL));
@@ -54,17 +53,11 @@ static NAME(lone_weights) NAME(lone_place)(const bptt_problem *p, arena *a) {
 /* The rows of a (4H, depth) matrix that belong to vector v, one for each lane: dst[k*step + lane]. */
 static void NAME(lone_pack_vec)(const NAME(lone_weights) * w, int v, REAL *dst, int64_t step, const REAL *src,
                                 int64_t H, int64_t depth) {
-  const int64_t first = (int64_t)w->blocks * LANES, each = LANES * w->tail / 4;
-  if (v < 4 * w->blocks) {
-    int64_t unit = v / 4 * LANES;
-    NAME(pack_lanes)(dst, step, src + (v % 4 * H + unit) * depth, (int)min_i64(LANES, H - unit), depth);
-    return;
-  }
-  for (int64_t k = 0; k < depth; k++)
-    for (int64_t lane = 0; lane < LANES; lane++) {
-      int64_t at = (v - 4 * w->blocks) * LANES + lane, unit = first + at % each;
-      dst[k * step + lane] = unit < H ? src[(at / each * H + unit) * depth + k] : 0;
-    }
+  int64_t unit = v / 4 * LANES;
+  if (v < 4 * w->blocks)
+    NAME(pack_run)(dst, step, src + (v % 4 * H + unit) * depth, (int)min_i64(LANES, H - unit), depth);
+  else
+    NAME(pack_tail)(dst, step, v - 4 * w->blocks, src, H, depth);
 }
 
 /* [panel][k][vectors][LANES]; with one panel of all vectors [k][vecs][LANES]. */
@@ -150,24 +143,6 @@ INLINE vec NAME(lone_cell)(const bptt_problem *p, int64_t t, int64_t unit, int l
   return h;
 }
 
-/* Lane l from lane l + s, round the end. */
-#define TURNED_LANE(l, s) (((l) + (s)) % LANES)
-#define TURNED(a, s) __builtin_shufflevector(a, a, EACH_LANE(TURNED_LANE, s))
-
-/* The gates of the units in the tail from their sums, in the first lanes of four vectors. (L4) (L5) (L6) (L9) */
-INLINE void NAME(lone_tail)(int tail, const vec *sum, vec gates[4]) {
-  enum { QUARTER = LANES / 4, HALF = LANES / 2 };
-  ivec t = {0};
-  UNROLL for (int l = 0; l < LANES; l++) t[l] = -(tail == 1 ? l / QUARTER == 2 : l < HALF);
-  if (tail == 1) {
-    vec y = vtanh_sigmoid(sum[0], t);
-    gates[0] = y, gates[1] = TURNED(y, QUARTER), gates[2] = TURNED(y, HALF), gates[3] = TURNED(y, 3 * QUARTER);
-  } else {
-    vec y = vsigmoid(sum[0]), u = vtanh_sigmoid(sum[1], t);
-    gates[0] = y, gates[1] = TURNED(y, HALF), gates[2] = u, gates[3] = TURNED(u, HALF);
-  }
-}
-
 /* Steps [t, end): h[LANES of each block] and c[] in and out. (L1)-(L10) */
 INLINE void NAME(lone_steps)(int blocks, int tail, const bptt_problem *p, const NAME(lone_weights) * w, int64_t t,
                              int64_t end, const REAL *z, REAL *h, vec *state) {
@@ -183,15 +158,15 @@ INLINE void NAME(lone_steps)(int blocks, int tail, const bptt_problem *p, const 
     if (z)
       z += vecs * LANES;
     else
-      NAME(lone_product)(1, vecs, sum, 0, vecs, I, (const REAL *)p->x + t * I, 0, w->ih, 0);
-    NAME(lone_product)(1, vecs, sum, 0, vecs, H, h, 0, w->hh, 0);
+      NAME(lone_product)(1, vecs, sum, 0, vecs, I, (const REAL *)p->x + t * I, 0, w->ih, 0, vecs * LANES);
+    NAME(lone_product)(1, vecs, sum, 0, vecs, H, h, 0, w->hh, 0, vecs * LANES);
     UNROLL for (int n = 0; n < parts; n++) {
       vec gates[4];
       const vec *s = &sum[0][4 * n];
       if (n < blocks) {
         gates[0] = vsigmoid(s[0]), gates[1] = vsigmoid(s[1]), gates[2] = vtanh(s[2]), gates[3] = vsigmoid(s[3]);
       } else {
-        NAME(lone_tail)(tail, s, gates);
+        NAME(tail_gates)(tail, s, gates);
       }
       vstore(h + n * LANES, NAME(lone_cell)(p, t, n * LANES, n < parts - 1 ? LANES : last, gates, &c[n]));
     }

@@ -2,9 +2,11 @@
  *
  * Forward: hidden units stand in blocks of LANES, the last one padded with zeros. For each block and each k the gates
  * lie side by side, [block][k][gate][LANES]: one k-step of one block of the LSTM is 4*LANES numbers in a row. The order
- * is that of the sums in registers (cell_*.inc.h). Backward and dx: the rows of weight_hh and weight_ih are what k runs
- * over there, and their columns stand in panels of up to WIDE_VECS vectors, [panel][k over gates and
- * units][vecs][LANES], again padded with zeros. The second product of a step (second.inc.h) has its columns in panels
+ * is that of the sums in registers (cell_*.inc.h). A last block of the LSTM of which at most half is in use has a second
+ * form, the tail: its gates side by side in one or two vectors; H = 40 takes ten vectors for each k in place of twelve.
+ * Backward and dx: the rows of weight_hh and weight_ih are what k runs
+ * over there, and their columns stand in panels of WIDE_VECS vectors, the last one with one more where their number is
+ * odd, [panel][k over gates and units][vecs][LANES], again padded with zeros. The second product of a step (second.inc.h) has its columns in panels
  * of SECOND_VECS vectors.
  */
 
@@ -19,6 +21,8 @@ typedef struct {
   REAL *ih;       /* [blocks][I][MATRIX_GATES][LANES] */
   REAL *hh;       /* [blocks][W][hh_gates][LANES] */
   REAL *second;   /* [panel][H][vecs][LANES] of weight_hr, or of the candidate's rows of weight_hh; or NULL */
+  int tail;       /* vectors of the last block in its other form, [k][vecs][LANES]; 0: it has none, or is to have none */
+  REAL *tail_bias, *tail_ih, *tail_hh;
 } NAME(cell_weights);
 
 /* Gates that weight_hh feeds in the first product: all, or all but the candidate. */
@@ -26,14 +30,26 @@ INLINE int NAME(hh_gates)(const bptt_problem *p) {
   return MATRIX_GATES - (CANDIDATE_ALONE && p->reset_before);
 }
 
+/* Vectors that all gates of the units in the last block take side by side: 1 or 2; 0 where more than half of that block is
+ * in use. Each gate has LANES * vecs / 4 lanes. */
+static int NAME(tail_vecs)(int64_t H) {
+  int64_t last = H % LANES;
+  return last == 0 || last > LANES / 2 ? 0 : last > LANES / 4 ? 2 : 1;
+}
+
 static NAME(cell_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
-  NAME(cell_weights) w;
+  NAME(cell_weights) w = {0};
   w.blocks = ceil_div(p->H, LANES);
   w.bias = arena_take(a, w.blocks * GATES * LANES, sizeof(REAL));
   w.peephole = p->weight_peephole ? arena_take(a, w.blocks * 3 * LANES, sizeof(REAL)) : NULL;
   w.ih = arena_take(a, w.blocks * MATRIX_GATES * LANES * p->I, sizeof(REAL));
   w.hh = arena_take(a, w.blocks * NAME(hh_gates)(p) * LANES * width_of(p), sizeof(REAL));
   w.second = has_second(p) ? arena_take(a, ceil_div(width_of(p), LANES) * LANES * p->H, sizeof(REAL)) : NULL;
+  if (HAS_TAIL && (w.tail = NAME(tail_vecs)(p->H)) > 0) {
+    w.tail_bias = arena_take(a, w.tail * LANES, sizeof(REAL));
+    w.tail_ih = arena_take(a, w.tail * LANES * p->I, sizeof(REAL));
+    w.tail_hh = arena_take(a, w.tail * LANES * width_of(p), sizeof(REAL));
+  }
   return w;
 }
 
@@ -47,21 +63,23 @@ static int NAME(hh_rows)(int gate) {
   return gate;
 }
 
-/* dst[k*step + lane] = src[lane][k], zeros past `lanes`, for k < depth. Squares of LANES x LANES go through registers,
- * 20 times as fast as element by element; a source row's cache line is read once. */
-NOINLINE void NAME(pack_lanes)(REAL *dst, int64_t step, const REAL *src, int lanes, int64_t depth) {
+/* dst[k*step + lane] = rows[lane][k] for k < depth, zeros where there is no row. Squares of LANES x LANES go through
+ * registers, 20 times as fast as element by element; a source row's cache line is read once. */
+NOINLINE void NAME(pack_lanes)(REAL *dst, int64_t step, const REAL *const rows[LANES], int64_t depth) {
+  int whole = 1;
+  for (int lane = 0; lane < LANES; lane++)
+    whole &= rows[lane] != NULL;
   for (int64_t k = 0; k < depth; k += LANES) {
     int width = (int)min_i64(LANES, depth - k);
-    const REAL *from = src + k;
     REAL *to = dst + k * step;
     vec square[LANES];
-    if (lanes == LANES && width == LANES) {
-      UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(from + lane * depth);
+    if (whole && width == LANES) {
+      UNROLL for (int lane = 0; lane < LANES; lane++) square[lane] = vload(rows[lane] + k);
       vtranspose(square);
       UNROLL for (int n = 0; n < LANES; n++) vstore(to + n * step, square[n]);
     } else {
       for (int lane = 0; lane < LANES; lane++)
-        square[lane] = lane < lanes ? vload_n(from + lane * depth, width) : (vec){0};
+        square[lane] = rows[lane] ? vload_n(rows[lane] + k, width) : (vec){0};
       vtranspose(square);
       for (int n = 0; n < width; n++)
         vstore(to + n * step, square[n]);
@@ -69,12 +87,31 @@ NOINLINE void NAME(pack_lanes)(REAL *dst, int64_t step, const REAL *src, int lan
   }
 }
 
+/* The same of `lanes` rows that follow on one another. */
+static void NAME(pack_run)(REAL *dst, int64_t step, const REAL *src, int lanes, int64_t depth) {
+  const REAL *rows[LANES];
+  for (int lane = 0; lane < LANES; lane++)
+    rows[lane] = lane < lanes ? src + lane * depth : NULL;
+  NAME(pack_lanes)(dst, step, rows, depth);
+}
+
+/* Vector v of the tail of a (4H, depth) matrix. */
+static void NAME(pack_tail)(REAL *dst, int64_t step, int v, const REAL *src, int64_t H, int64_t depth) {
+  const int64_t each = LANES * NAME(tail_vecs)(H) / 4, first = H / LANES * LANES;
+  const REAL *rows[LANES];
+  for (int lane = 0; lane < LANES; lane++) {
+    int64_t at = v * LANES + lane, unit = first + at % each;
+    rows[lane] = unit < H ? src + (at / each * H + unit) * depth : NULL;
+  }
+  NAME(pack_lanes)(dst, step, rows, depth);
+}
+
 /* One block of a (gates*H, depth) matrix: dst[k][gate][lane] = src[rows(gate)*H + unit + lane][k], zeros past H. */
 static void NAME(pack_block)(REAL *dst, int gates, const REAL *src, int64_t H, int64_t depth, int64_t unit,
                              int (*rows)(int)) {
   int lanes = (int)min_i64(LANES, H - unit);
   for (int gate = 0; gate < gates; gate++)
-    NAME(pack_lanes)(dst + gate * LANES, gates * LANES, src + (rows(gate) * H + unit) * depth, lanes, depth);
+    NAME(pack_run)(dst + gate * LANES, gates * LANES, src + (rows(gate) * H + unit) * depth, lanes, depth);
 }
 
 /* dst[block][i,f,o][lane] = weight_peephole[.][block*LANES + lane], zeros past H. */
@@ -87,8 +124,8 @@ static void NAME(pack_peephole)(REAL *dst, const REAL *src, int64_t H, range blo
       }
 }
 
-/* Packs blocks [blocks.begin, blocks.end) of all that forward needs. */
-static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks) {
+/* Packs blocks [blocks.begin, blocks.end) of all that forward needs; the last one as a tail, or in both forms. */
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks, int both) {
   const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh;
   int64_t H = p->H, W = width_of(p);
   int hh_gates = NAME(hh_gates)(p);
@@ -106,6 +143,17 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) *
           sum = b_ih && gate < MATRIX_GATES ? sum + b_hh[hh * H + at] : b_hh[hh * H + at];
         w->bias[(block * GATES + gate) * LANES + lane] = sum;
       }
+    }
+    if (w->tail && block == w->blocks - 1) {
+      const int64_t each = LANES * w->tail / 4;
+      for (int v = 0; v < w->tail; v++) {
+        NAME(pack_tail)(w->tail_ih + v * LANES, w->tail * LANES, v, p->weight_ih, H, p->I);
+        NAME(pack_tail)(w->tail_hh + v * LANES, w->tail * LANES, v, p->weight_hh, H, W);
+      }
+      for (int64_t at = 0; at < w->tail * LANES; at++)
+        w->tail_bias[at] = w->bias[(block * GATES + at / each) * LANES + at % each];
+      if (!both)
+        continue;
     }
     NAME(pack_block)(w->ih + block * MATRIX_GATES * LANES * p->I, MATRIX_GATES, p->weight_ih, H, p->I, unit,
                      NAME(ih_rows));
@@ -151,12 +199,31 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
   }
 }
 
-/* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix; every panel but the last is WIDE_VECS wide. */
+/* Panels of the backward pass over `width` numbers. A last vector that is left over goes with the panel before: alone,
+ * it has half the sums in flight. */
+static int64_t NAME(wide_count)(int64_t width) {
+  int64_t vecs = ceil_div(width, LANES);
+  return vecs == 1 ? 1 : vecs / WIDE_VECS;
+}
+
+/* Vectors in panel n of them: 1, 2 or 3. */
+static int NAME(wide_vecs)(int64_t width, int64_t n) {
+  return n + 1 < NAME(wide_count)(width) ? WIDE_VECS : (int)(ceil_div(width, LANES) - n * WIDE_VECS);
+}
+
+/* Their numbers. */
+static range NAME(wide_units)(int64_t width, range panels) {
+  int64_t each = WIDE_VECS * LANES, count = NAME(wide_count)(width);
+  return (range){panels.begin == count ? width : panels.begin * each,
+                 panels.end == count ? width : panels.end * each};
+}
+
+/* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix. */
 static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, range panels,
                             int (*rows)(int)) {
   int64_t depth = gates * H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(panel_vecs)(width, n, WIDE_VECS);
+    int vecs = NAME(wide_vecs)(width, n);
     for (int gate = 0; gate < gates; gate++)
       NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth + gate * H * vecs * LANES, src + rows(gate) * H * width,
                        width, H, width, n * WIDE_VECS * LANES, vecs);
@@ -179,7 +246,7 @@ static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * 
     int vecs = NAME(panel_vecs)(W, n, SECOND_VECS);
     for (int v = 0; v < vecs; v++) {
       int64_t row = (n * SECOND_VECS + v) * LANES;
-      NAME(pack_lanes)(w->second + n * SECOND_VECS * LANES * H + v * LANES, vecs * LANES,
+      NAME(pack_run)(w->second + n * SECOND_VECS * LANES * H + v * LANES, vecs * LANES,
                        NAME(second_weights)(p) + row * H, (int)min_i64(LANES, W - row), H);
     }
   }
@@ -188,6 +255,6 @@ static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * 
 static void NAME(pack)(const bptt_problem *p, void *packed) {
   arena a = arena_on(packed);
   NAME(cell_weights) w = NAME(place_weights)(p, &a);
-  NAME(pack_forward)(p, &w, share(w.blocks, 0, 1));
+  NAME(pack_forward)(p, &w, share(w.blocks, 0, 1), 1);
   NAME(pack_second)(p, &w, share(NAME(second_panels)(p), 0, 1));
 }

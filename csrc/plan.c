@@ -86,7 +86,7 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
 }
 
 plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
-  int64_t panels = ceil_div(ceil_div(p->H, lanes), WIDE_VECS);
+  int64_t panels = max_i64(1, ceil_div(p->H, lanes) / WIDE_VECS);
   plan chosen = choose_split(p, gates, panels, (double)(p->H + width_of(p)), (double)lanes * size, tile_rows);
   int64_t steps = p->truncate_every ? min_i64(p->T, p->truncate_depth) : p->T;
   chosen.chunk = max_i64(1, min_i64(steps, CHUNK_TOKENS / max_i64(1, p->B)));

@@ -22,6 +22,21 @@ typedef struct {
   int64_t z_block;         /* from block to block in z */
 } NAME(forward_step);
 
+/* Stores cell state and gates of LANES units of row b. */
+INLINE void NAME(forward_keep)(const NAME(forward_step) * s, const vec saved[4], vec c, int64_t b, int64_t block,
+                               int lanes) {
+  int64_t unit = block * LANES, H = s->H;
+  if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
+    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit),
+                       vload_n(s->c_prev + b * s->c_pitch + unit, lanes), c); /* (L26) */
+  if (HAS_CELL_STATE)
+    vstore_n(s->c + b * H + unit, c, lanes);
+  if (SAVED && s->gates) {
+    REAL *gates = s->gates + b * SAVED * H + unit;
+    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
+  }
+}
+
 /* From the pre-activations of LANES units of row b to the cell state; leaves in z what the output needs. */
 INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
   int64_t unit = block * LANES, H = s->H;
@@ -32,15 +47,7 @@ INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64
   if (READS_H_PREV)
     h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes);
   NAME(cell_enter)(z, saved, &c, h_prev, peephole, &s->options);
-  if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
-    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit),
-                       vload_n(s->c_prev + b * s->c_pitch + unit, lanes), c); /* (L26) */
-  if (HAS_CELL_STATE)
-    vstore_n(s->c + b * H + unit, c, lanes);
-  if (SAVED && s->gates) {
-    REAL *gates = s->gates + b * SAVED * H + unit;
-    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
-  }
+  NAME(forward_keep)(s, saved, c, b, block, lanes);
 }
 
 /* Lanes in use: all but in the last block. */
@@ -73,7 +80,18 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore_n(h, a, lanes);
 }
 
-/* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cell row by row. */
+/* The cells of rows b .. b+rows-1 of one block. First all cells, then all outputs: the long chain from z to c of one row
+ * overlaps with the next one's instead of tanh(c) waiting at its end. Loops, and one function for tiles of any height:
+ * unrolled, the cells would not fit the instruction cache. */
+NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z)[GATES], int64_t b, int64_t block) {
+  int lanes = NAME(used_lanes)(s, block);
+  for (int r = 0; r < rows; r++)
+    NAME(forward_state)(s, z[r], b + r, block, lanes);
+  for (int r = 0; r < rows; r++)
+    NAME(forward_hidden)(s, z[r], b + r, block, lanes);
+}
+
+/* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cells. */
 INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
   const NAME(cell_weights) *w = s->w;
   vec sum[R][GATES];
@@ -96,14 +114,58 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   else
     NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
                        w->hh + block * s->W * MATRIX_GATES * LANES);
-  /* First all cells, then all outputs: the long chain from z to c of one row overlaps with the next one's instead of
-   * tanh(c) waiting at its end. Loops on purpose: unrolled, the cells would not fit the instruction cache. */
-  int lanes = NAME(used_lanes)(s, block);
-  for (int r = 0; r < R; r++)
-    NAME(forward_state)(s, sum[r], b + r, block, lanes);
-  for (int r = 0; r < R; r++)
-    NAME(forward_hidden)(s, sum[r], b + r, block, lanes);
+  NAME(forward_rows)(s, R, sum, b, block);
 }
+
+#if HAS_TAIL
+
+/* The sums of a tail in the first lanes of four vectors. */
+INLINE void NAME(tail_sums)(int V, const REAL *sum, vec z[GATES]) {
+  vec a = vload(sum), c = vload(sum + (V - 1) * LANES);
+  z[0] = a;
+  z[1] = V == 1 ? TURNED(a, LANES / 4) : TURNED(a, LANES / 2);
+  z[2] = V == 1 ? TURNED(a, LANES / 2) : c;
+  z[3] = V == 1 ? TURNED(a, 3 * LANES / 4) : TURNED(c, LANES / 2);
+}
+
+/* Rows b .. b+rows-1 of the last block as a tail, at most WIDE_ROWS: the same sums, with fewer empty lanes. */
+static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b) {
+  const NAME(cell_weights) *w = s->w;
+  const int64_t block = w->blocks - 1;
+  const int V = w->tail;
+  REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
+  vec z[WIDE_ROWS][GATES];
+  const REAL *from = s->z ? s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES
+                          : w->tail_bias;
+  for (int r = 0; r < rows; r++, from += s->z ? GATES * LANES : 0)
+    for (int v = 0; v < V; v++)
+      vstore(sum + (r * V + v) * LANES, vload(from + v * LANES));
+  if (!s->z)
+    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->tail_ih);
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch, w->tail_hh);
+  if (s->options.special || w->peephole) {
+    for (int r = 0; r < rows; r++)
+      NAME(tail_sums)(V, sum + r * V * LANES, z[r]);
+    NAME(forward_rows)(s, rows, z, b, block);
+    return;
+  }
+  int lanes = NAME(used_lanes)(s, block);
+  for (int r = 0; r < rows; r++) {
+    vec saved[4], c = vload_n(s->c_prev + (b + r) * s->c_pitch + block * LANES, lanes);
+    vec sums[2] = {vload(sum + r * V * LANES), vload(sum + (r * V + V - 1) * LANES)};
+    if (V == 1)
+      NAME(tail_gates)(1, sums, saved);
+    else
+      NAME(tail_gates)(2, sums, saved);
+    z[r][0] = saved[3];
+    z[r][1] = NAME(cell_next)(saved, c, &s->options);
+    NAME(forward_keep)(s, saved, z[r][1], b + r, block, lanes);
+  }
+  for (int r = 0; r < rows; r++)
+    NAME(forward_hidden)(s, z[r], b + r, block, lanes);
+}
+
+#endif
 
 /* One row, N blocks at once. */
 INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, int64_t block) {
@@ -119,15 +181,17 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     UNROLL for (int n = 0; n < N; n++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(w->bias + ((block + n) * GATES + g) * LANES);
     }
-    NAME(lone_product)(N, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch);
+    NAME(lone_product)(N, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, 0, w->ih + block * ih_pitch, ih_pitch,
+                       MATRIX_GATES * LANES);
   }
   const REAL *h = s->h_seen + b * s->seen_pitch;
   if (CANDIDATE_ALONE && s->options.reset_before)
     NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, 0,
-                       w->hh + block * (MATRIX_GATES - 1) * hh_vec, (MATRIX_GATES - 1) * hh_vec);
+                       w->hh + block * (MATRIX_GATES - 1) * hh_vec, (MATRIX_GATES - 1) * hh_vec,
+                       (MATRIX_GATES - 1) * LANES);
   else
     NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, 0, w->hh + block * MATRIX_GATES * hh_vec,
-                       MATRIX_GATES * hh_vec);
+                       MATRIX_GATES * hh_vec, MATRIX_GATES * LANES);
   /* Unrolled, so that z stays in registers: the next step waits for this. */
   int last = NAME(used_lanes)(s, block + N - 1);
   UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
@@ -135,10 +199,20 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
-  int64_t rows = s->rows.end - s->rows.begin;
+  int64_t rows = s->rows.end - s->rows.begin, end = s->blocks.end;
+#if HAS_TAIL
+  if (s->w->tail && end == s->w->blocks && s->blocks.begin < end) {
+    end--;
+    for (int64_t b = s->rows.begin; b < s->rows.end;) {
+      int n = (int)next_tile(s->rows.end - b, WIDE_ROWS);
+      NAME(forward_tail)(s, n, b);
+      b += n;
+    }
+  }
+#endif
   if (rows == 1) {
-    for (int64_t block = s->blocks.begin; block < s->blocks.end;) {
-      int64_t n = next_tile(s->blocks.end - block, LONE_BLOCKS);
+    for (int64_t block = s->blocks.begin; block < end;) {
+      int64_t n = next_tile(end - block, LONE_BLOCKS);
 #define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
       SWITCH_ROWS(n, LONE_BLOCKS, CASE)
 #undef CASE
@@ -146,7 +220,7 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
     }
     return;
   }
-  for (int64_t block = s->blocks.begin; block < s->blocks.end; block++) {
+  for (int64_t block = s->blocks.begin; block < end; block++) {
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
 #define CASE(R) NAME(forward_tile)(R, s, b, block)

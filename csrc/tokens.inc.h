@@ -3,10 +3,10 @@
 /* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
 NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
                                range panels, const REAL *dz, int64_t rows, REAL *dst) {
-  REAL sum[2 * ROW_BLOCK * WIDE_VECS * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
   int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(panel_vecs)(width, n, WIDE_VECS);
+    int vecs = NAME(wide_vecs)(width, n);
     int64_t column = n * WIDE_VECS * LANES;
     for (int64_t b = 0; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
@@ -14,7 +14,7 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
                       0);
       for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
-          vstore_n(dst + b * width + column + v * LANES, vload(sum + (r * vecs + v) * LANES),
+          vstore_n(dst + b * width + column + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),
                    (int)min_i64(LANES, width - column - v * LANES));
     }
   }

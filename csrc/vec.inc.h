@@ -273,6 +273,10 @@ static inline double vsum_wide(NAME(wide) a) {
 #else
 #define EACH_LANE(F, s) F(0, s), F(1, s)
 #endif
+/* Lane l from lane l + s, round the end. */
+#undef TURNED
+#define TURNED_LANE(l, s) (((l) + (s)) % LANES)
+#define TURNED(a, s) __builtin_shufflevector(a, a, EACH_LANE(TURNED_LANE, s))
 #define UPPER_LANE(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
 #define LOWER_LANE(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
 #define TRANSPOSE_ROUND(s)                                                                                             \

@@ -9,5 +9,6 @@
 #define FULL_BYTES 32
 #define TILE_ROWS 3 /* 3 x 4 sums, 3 rows, 1 weight */
 #define WIDE_ROWS 6
+#define THREE_ROWS 4
 #define LONE_BLOCKS 3
 #include "../variant.inc.h"

@@ -4,5 +4,6 @@
 #define FULL_BYTES 16
 #define TILE_ROWS 2
 #define WIDE_ROWS 4
+#define THREE_ROWS 2
 #define LONE_BLOCKS 2
 #include "../variant.inc.h"

@@ -9,5 +9,6 @@
 #define FULL_BYTES 16
 #define TILE_ROWS 6
 #define WIDE_ROWS 8
+#define THREE_ROWS 6
 #define LONE_BLOCKS 4
 #include "../variant.inc.h"
