@@ -1,8 +1,10 @@
 /* One step backward: (L18) of step t+1, then the cell of step t as its epilogue. */
 
-/* Gradients of the parameters, or places for their sums; each may be NULL. */
+/* Gradients of the parameters, or places for their sums; each may be NULL. Turned (dz.inc.h), those of weight_ih and
+ * weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what goes
+ * into a second product in place of h. */
 typedef struct {
-  REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr;
+  REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr, *d_middle;
 } NAME(sums);
 
 typedef struct {
@@ -37,7 +39,8 @@ typedef struct {
   NAME(sums)
   of_group[2][2]; /* gradients of the parameters: where each group of a chunk sums up if that is one
                        thread's, by turns in one of two places; or NULL */
-  NAME(sums) of_all; /* where the caller has them */
+  NAME(sums) of_all; /* where the caller has them, but for those that are turned */
+  int64_t turned_pitch; /* 0: none is */
   NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
 } NAME(backward_job);
@@ -239,8 +242,7 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
     sum[v] = s->dz_next || s->dh || s->cut ? (vec){0} : NAME(final_gradient)(p, b, first + v * LANES, lanes);
   }
   if (HAS_CELL_STATE && __builtin_expect(s->dh != NULL, 0))
-    NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch,
-                        job->second + panel * job->W + at * LANES, wide);
+    NAME(gate_sum_lone)(V, 1, sum, job->W, s->dh + b * job->dh_pitch, job->second + panel * job->W + at * LANES, wide);
   else if (s->dz_next)
     NAME(gate_sum_one)(V, job->hh_gates, sum, p->H, s->dz_next + b * job->pitch + HH_FIRST * p->H,
                        job->hh + panel * job->hh_gates * p->H + at * LANES, wide);

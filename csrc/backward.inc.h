@@ -228,7 +228,7 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
 static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to, const NAME(sums) * first,
                            const NAME(sums) * second, int fresh, int rank, int size) {
   const bptt_problem *p = job->p;
-  int64_t gates = MATRIX_GATES * p->H;
+  int64_t gates = MATRIX_GATES * p->H, each = job->turned_pitch ? job->turned_pitch : gates;
 #define OF(name, count)                                                                                                \
   {                                                                                                                    \
     to->name, first->name, second ? second->name : NULL, count                                                         \
@@ -237,8 +237,9 @@ static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to
     REAL *to;
     const REAL *first, *second;
     int64_t count;
-  } sums[] = {OF(d_weight_ih, gates * p->I), OF(d_weight_hh, gates * job->W), OF(d_bias_ih, gates),
-              OF(d_bias_hh, gates),          OF(d_weight_peephole, 3 * p->H), OF(d_weight_hr, p->P * p->H)};
+  } sums[] = {OF(d_weight_ih, each * p->I), OF(d_weight_hh, each * job->W), OF(d_middle, each * job->W),
+              OF(d_bias_ih, gates),         OF(d_bias_hh, gates),           OF(d_weight_peephole, 3 * p->H),
+              OF(d_weight_hr, p->P * p->H)};
 #undef OF
   for (size_t k = 0; k < sizeof sums / sizeof sums[0]; k++) {
     range own = share(sums[k].to ? sums[k].count : 0, rank, size);
@@ -282,6 +283,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
   }
   NAME(pack_backward)(job, team, rank);
+  if (job->turned_pitch && p->accumulate)
+    NAME(turn_sums)(job, 1, rank, team->size);
   int64_t start = 0, end = 0;
   do {
     end = min_i64(start + every, p->T);
@@ -325,16 +328,19 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   } while (start < p->T);
   if (p->truncate_every && bptt_team_wait(team, rank))
     return;
+  if (job->turned_pitch)
+    NAME(turn_sums)(job, 0, rank, team->size);
   if (rank == 0)
     NAME(finish_sums)(job);
 }
 
 /* Room for the gradients of the parameters of one block. */
-static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, arena *a) {
-  int64_t gates = MATRIX_GATES * p->H, real = (int64_t)sizeof(REAL);
+static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turned_pitch, arena *a) {
+  int64_t gates = MATRIX_GATES * p->H, each = turned_pitch ? turned_pitch : gates, real = (int64_t)sizeof(REAL);
   NAME(sums) block = {0};
-  block.d_weight_ih = p->d_weight_ih ? arena_take(a, gates * p->I, real) : NULL;
-  block.d_weight_hh = p->d_weight_hh ? arena_take(a, gates * W, real) : NULL;
+  block.d_weight_ih = p->d_weight_ih ? arena_take(a, each * p->I, real) : NULL;
+  block.d_weight_hh = p->d_weight_hh ? arena_take(a, each * W, real) : NULL;
+  block.d_middle = turned_pitch && p->reset_before && p->d_weight_hh ? arena_take(a, each * W, real) : NULL;
   block.d_bias_ih = p->d_bias_ih ? arena_take(a, gates, real) : NULL;
   block.d_bias_hh = p->d_bias_hh ? arena_take(a, gates, real) : NULL;
   block.d_weight_peephole = p->d_weight_peephole ? arena_take(a, 3 * p->H, real) : NULL;
@@ -346,8 +352,18 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
   job.W = W;
-  job.of_all =
-      (NAME(sums)){p->d_weight_ih, p->d_weight_hh, p->d_bias_ih, p->d_bias_hh, p->d_weight_peephole, p->d_weight_hr};
+  job.of_all = (NAME(sums)){.d_weight_ih = p->d_weight_ih,
+                            .d_weight_hh = p->d_weight_hh,
+                            .d_bias_ih = p->d_bias_ih,
+                            .d_bias_hh = p->d_bias_hh,
+                            .d_weight_peephole = p->d_weight_peephole,
+                            .d_weight_hr = p->d_weight_hr};
+  if (p->d_weight_hh && (p->I + H + W) * real <= MOST_TURNED && p->T * p->B >= LEAST_TURNED) {
+    job.turned_pitch = ceil_div(GATES * H, LANES) * LANES;
+    NAME(sums) turned = NAME(block_sums)(p, W, job.turned_pitch, a);
+    job.of_all.d_weight_ih = turned.d_weight_ih, job.of_all.d_weight_hh = turned.d_weight_hh;
+    job.of_all.d_middle = turned.d_middle;
+  }
   job.hh_gates = NAME(hh_gates)(p);
   job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
   job.panels = NAME(wide_count)(H);
@@ -370,7 +386,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
       a, job.packed_rows * max_i64(job.depth, 2 * job.group_depth) + (int64_t)job.plan.threads * SLACK, real);
   if (job.groups == 2 && job.plan.threads == 2 && job.plan.split == BPTT_SPLIT_ROWS && !p->lengths && p->d_weight_hh)
     for (int n = 0; n < 4; n++)
-      job.of_group[n / 2][n % 2] = NAME(block_sums)(p, W, a);
+      job.of_group[n / 2][n % 2] = NAME(block_sums)(p, W, job.turned_pitch, a);
   job.zero = arena_take(a, max_i64(H, W), real);
   if (has_second(p))
     job.second = arena_take(a, ceil_div(H, LANES) * LANES, W * real);
@@ -393,7 +409,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
   if (p->truncate_every && (p->truncate_depth > job.plan.chunk || job.groups > 1))
-    job.block = NAME(block_sums)(p, W, a);
+    job.block = NAME(block_sums)(p, W, job.turned_pitch, a);
   if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
     job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output ? 1 : 2;
   return job;

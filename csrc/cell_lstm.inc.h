@@ -41,8 +41,8 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
   return s;
 }
 
-/* The gates of the units in a tail (pack.inc.h) from their sums, in the first lanes of four vectors: as lstm_cell() has them
- * without peepholes. (L4) (L5) (L6) (L9) */
+/* The gates of the units in a tail (pack.inc.h) from their sums, in the first lanes of four vectors: as lstm_cell() has
+ * them without peepholes. (L4) (L5) (L6) (L9) */
 INLINE void NAME(tail_gates)(int tail, const vec *sum, vec gates[4]) {
   enum { QUARTER = LANES / 4, HALF = LANES / 2 };
   ivec t = {0};

@@ -17,8 +17,7 @@ INLINE vec NAME(gate_sum)(const REAL *sum, int gates) {
 }
 
 /* The gates of one row side by side: V vectors of a panel of `wide`. */
-INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel,
-                                int wide) {
+INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel, int wide) {
   vec acc[4][V];
   UNROLL for (int g = 0; g < gates; g++) {
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
@@ -65,7 +64,8 @@ static void NAME(prefetch_rows)(const NAME(ahead) * a, int64_t first, int rows, 
   }
 }
 
-/* The first `gates` gates of up to ROW_BLOCK rows, H units each: GATE_SUMS numbers, for gate_sum() to read. What the caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
+/* The first `gates` gates of up to ROW_BLOCK rows, H units each: GATE_SUMS numbers, for gate_sum() to read. What the
+ * caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
 NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
                               const REAL *panel, const NAME(ahead) (*ahead)[2], int64_t units) {
   if (rows == 1) {
@@ -110,31 +110,27 @@ static void NAME(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int6
   }
 }
 
+/* Onto `rows` rows of dw, `pitch` apart, `columns` numbers each, those of a tile of V vectors; fresh: in their place.
+ */
+NOINLINE void NAME(leave_tile)(REAL *dw, int64_t pitch, int64_t columns, int fresh, const REAL *tile, int rows, int V) {
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < V; v++, tile += LANES) {
+      REAL *to = dw + r * pitch + v * LANES;
+      int lanes = (int)min_i64(LANES, columns - v * LANES);
+      vstore_n(to, fresh ? vload(tile) : vload_n(to, lanes) + vload(tile), lanes);
+    }
+}
+
 /* R rows of dW by V vectors of columns: += sum over `depth` tokens of packed gates times the strip. */
 INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *gates,
                              int64_t depth, const REAL *strip) {
   vec acc[R][V];
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V; v++) acc[r][v] = (vec){0};
-  }
+  REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
+  UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
   UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
   NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, R, strip);
-  int last = (int)(columns - (V - 1) * LANES); /* lanes of the last vector; the others are whole */
-  if (fresh) {
-    UNROLL for (int r = 0; r < R; r++) {
-      UNROLL for (int v = 0; v < V - 1; v++) vstore(dw + r * width + v * LANES, acc[r][v]);
-      vstore_n(dw + r * width + (V - 1) * LANES, acc[r][V - 1], last);
-    }
-    return;
-  }
-  UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int v = 0; v < V - 1; v++) {
-      REAL *to = dw + r * width + v * LANES;
-      vstore(to, vload(to) + acc[r][v]);
-    }
-    REAL *to = dw + r * width + (V - 1) * LANES;
-    vstore_n(to, vload_n(to, last) + acc[r][V - 1], last);
-  }
+  UNROLL for (int n = 0; n < R * V; n++) vstore(tile + n * LANES, acc[n / V][n % V]);
+  NAME(leave_tile)(dw, width, columns, fresh, tile, R, V);
 }
 
 /* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21) (G17) (G18) (R7) (R8), for the gate rows of this
@@ -162,6 +158,74 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
       row += n;
     }
   }
+}
+
+/* R rows of the turned dW, V vectors of columns: += sum over `depth` tokens of R numbers of a from `first` on times dz
+ * from `column` on. The empty assembly keeps the addresses to two registers, where GCC 12 makes one for each operand
+ * and spills. */
+INLINE void NAME(turned_tile)(int R, int V, REAL *dw, int64_t pitch, int fresh, const REAL *const *a, int64_t first,
+                              const REAL *const *dz, int64_t column, int64_t depth) {
+  vec acc[R][V];
+  REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
+  UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++)
+      __builtin_prefetch(dw + r * pitch + v * LANES, 1, 3);
+  for (int64_t k = 0; k < depth; k++) {
+    const REAL *a_k = a[k] + first, *dz_k = dz[k] + column;
+    __asm__("" : "+r"(a_k), "+r"(dz_k));
+    vec w[4];
+    UNROLL for (int v = 0; v < V; v++) w[v] = vload(dz_k + v * LANES);
+    UNROLL for (int r = 0; r < R; r++) {
+      vec a_rk = vset1(a_k[r]);
+      UNROLL for (int v = 0; v < V; v++) acc[r][v] = vfma(a_rk, w[v], acc[r][v]);
+    }
+  }
+  UNROLL for (int n = 0; n < R * V; n++) vstore(tile + n * LANES, acc[n / V][n % V]);
+  NAME(leave_tile)(dw, pitch, V * LANES, fresh, tile, R, V);
+}
+
+/* dw (width, pitch) += a^T dz over `depth` tokens, the gradient of the weights with rows for columns, at these vectors
+ * of the columns. Rows of a and dz are read where they stand: while they are short, that takes less than packing both
+ * sides for outer_product(), and 4H is a multiple of the vector far more often than H. Reads up to a vector past the
+ * last column, inside the padding of a row of dz. */
+NOINLINE void NAME(turned_product)(REAL *dw, int64_t width, int64_t pitch, range vecs, int fresh, const REAL *const *a,
+                                   const REAL *const *dz, int64_t depth) {
+  for (int64_t v = vecs.begin; v < vecs.end;) {
+    int wide = (int)next_tile(vecs.end - v, 4);
+    for (int64_t row = 0; row < width;) {
+      int n = (int)next_tile(width - row, TILE_ROWS);
+      REAL *to = dw + row * pitch + v * LANES;
+#define CASE1(R) NAME(turned_tile)(R, 1, to, pitch, fresh, a, row, dz, v * LANES, depth)
+#define CASE2(R) NAME(turned_tile)(R, 2, to, pitch, fresh, a, row, dz, v * LANES, depth)
+#define CASE3(R) NAME(turned_tile)(R, 3, to, pitch, fresh, a, row, dz, v * LANES, depth)
+#define CASE4(R) NAME(turned_tile)(R, 4, to, pitch, fresh, a, row, dz, v * LANES, depth)
+      SWITCH_TILE(n, TILE_ROWS, wide, CASE)
+#undef CASE1
+#undef CASE2
+#undef CASE3
+#undef CASE4
+      row += n;
+    }
+    v += wide;
+  }
+}
+
+/* dst[column][row] = src[row][column]; pitches from row to row of each. */
+NOINLINE void NAME(turn)(REAL *dst, int64_t dst_pitch, const REAL *src, int64_t src_pitch, int64_t rows,
+                         int64_t columns) {
+  for (int64_t r = 0; r < rows; r += LANES)
+    for (int64_t c = 0; c < columns; c += LANES) {
+      int height = (int)min_i64(LANES, rows - r), width = (int)min_i64(LANES, columns - c);
+      const REAL *from = src + r * src_pitch + c;
+      REAL *to = dst + c * dst_pitch + r;
+      vec square[LANES];
+      for (int n = 0; n < LANES; n++)
+        square[n] = n < height ? vload_n(from + n * src_pitch, width) : (vec){0};
+      vtranspose(square);
+      for (int n = 0; n < width; n++)
+        vstore_n(to + n * dst_pitch, square[n], height);
+    }
 }
 
 /* sum[n] += sum over tokens of dz[token][offset + n], times other[token][n] when given. (L22) (L23) (G19)

@@ -19,8 +19,9 @@ INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int firs
 }
 
 /* One row, `vecs` vectors of `panels` panels at once: enough independent chains to fill the FMA units.
- * Panel n starts at panel + n*pitch, goes on by `step` for each k, and meets the row at a + n*shift. The empty assembly keeps one register for each
- * panel: left to itself, GCC 14 makes an address of its own for every vector and spills them inside the loop. */
+ * Panel n starts at panel + n*pitch, goes on by `step` for each k, and meets the row at a + n*shift. The empty assembly
+ * keeps one register for each panel: left to itself, GCC 14 makes an address of its own for every vector and spills
+ * them inside the loop. */
 INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int first, int vecs, int64_t depth,
                                const REAL *a, int64_t shift, const REAL *panel, int64_t pitch, int64_t step) {
   const REAL *from[4];

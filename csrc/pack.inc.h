@@ -2,11 +2,11 @@
  *
  * Forward: hidden units stand in blocks of LANES, the last one padded with zeros. For each block and each k the gates
  * lie side by side, [block][k][gate][LANES]: one k-step of one block of the LSTM is 4*LANES numbers in a row. The order
- * is that of the sums in registers (cell_*.inc.h). A last block of the LSTM of which at most half is in use has a second
- * form, the tail: its gates side by side in one or two vectors; H = 40 takes ten vectors for each k in place of twelve.
- * Backward and dx: the rows of weight_hh and weight_ih are what k runs
- * over there, and their columns stand in panels of WIDE_VECS vectors, the last one with one more where their number is
- * odd, [panel][k over gates and units][vecs][LANES], again padded with zeros. The second product of a step (second.inc.h) has its columns in panels
+ * is that of the sums in registers (cell_*.inc.h). A last block of the LSTM of which at most half is in use has a
+ * second form, the tail: its gates side by side in one or two vectors; H = 40 takes ten vectors for each k in place of
+ * twelve. Backward and dx: the rows of weight_hh and weight_ih are what k runs over there, and their columns stand in
+ * panels of WIDE_VECS vectors, the last one with one more where their number is odd, [panel][k over gates and
+ * units][vecs][LANES], again padded with zeros. The second product of a step (second.inc.h) has its columns in panels
  * of SECOND_VECS vectors.
  */
 
@@ -21,7 +21,7 @@ typedef struct {
   REAL *ih;       /* [blocks][I][MATRIX_GATES][LANES] */
   REAL *hh;       /* [blocks][W][hh_gates][LANES] */
   REAL *second;   /* [panel][H][vecs][LANES] of weight_hr, or of the candidate's rows of weight_hh; or NULL */
-  int tail;       /* vectors of the last block in its other form, [k][vecs][LANES]; 0: it has none, or is to have none */
+  int tail; /* vectors of the last block in its other form, [k][vecs][LANES]; 0: it has none, or is to have none */
   REAL *tail_bias, *tail_ih, *tail_hh;
 } NAME(cell_weights);
 
@@ -30,8 +30,8 @@ INLINE int NAME(hh_gates)(const bptt_problem *p) {
   return MATRIX_GATES - (CANDIDATE_ALONE && p->reset_before);
 }
 
-/* Vectors that all gates of the units in the last block take side by side: 1 or 2; 0 where more than half of that block is
- * in use. Each gate has LANES * vecs / 4 lanes. */
+/* Vectors that all gates of the units in the last block take side by side: 1 or 2; 0 where more than half of that block
+ * is in use. Each gate has LANES * vecs / 4 lanes. */
 static int NAME(tail_vecs)(int64_t H) {
   int64_t last = H % LANES;
   return last == 0 || last > LANES / 2 ? 0 : last > LANES / 4 ? 2 : 1;
@@ -214,8 +214,7 @@ static int NAME(wide_vecs)(int64_t width, int64_t n) {
 /* Their numbers. */
 static range NAME(wide_units)(int64_t width, range panels) {
   int64_t each = WIDE_VECS * LANES, count = NAME(wide_count)(width);
-  return (range){panels.begin == count ? width : panels.begin * each,
-                 panels.end == count ? width : panels.end * each};
+  return (range){panels.begin == count ? width : panels.begin * each, panels.end == count ? width : panels.end * each};
 }
 
 /* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix. */
@@ -247,7 +246,7 @@ static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * 
     for (int v = 0; v < vecs; v++) {
       int64_t row = (n * SECOND_VECS + v) * LANES;
       NAME(pack_run)(w->second + n * SECOND_VECS * LANES * H + v * LANES, vecs * LANES,
-                       NAME(second_weights)(p) + row * H, (int)min_i64(LANES, W - row), H);
+                     NAME(second_weights)(p) + row * H, (int)min_i64(LANES, W - row), H);
     }
   }
 }

@@ -13,6 +13,8 @@ enum {
   SECOND_VECS = 4,   /* and in one of the second product of a step forward */
   LEAST_IN_GROUPS = 16, /* batch rows that make two groups, */
   MOST_IN_GROUPS = 400, /* where weights are few: I + H + W */
+  MOST_TURNED = 800, /* bytes of I + H + W numbers up to which the gradients of weights are summed turned, */
+  LEAST_TURNED = 512, /* from so many tokens on: fewer do not pay for turning them back */
   CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
 };
 

@@ -80,9 +80,9 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore_n(h, a, lanes);
 }
 
-/* The cells of rows b .. b+rows-1 of one block. First all cells, then all outputs: the long chain from z to c of one row
- * overlaps with the next one's instead of tanh(c) waiting at its end. Loops, and one function for tiles of any height:
- * unrolled, the cells would not fit the instruction cache. */
+/* The cells of rows b .. b+rows-1 of one block. First all cells, then all outputs: the long chain from z to c of one
+ * row overlaps with the next one's instead of tanh(c) waiting at its end. Loops, and one function for tiles of any
+ * height: unrolled, the cells would not fit the instruction cache. */
 NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z)[GATES], int64_t b, int64_t block) {
   int lanes = NAME(used_lanes)(s, block);
   for (int r = 0; r < rows; r++)
@@ -135,8 +135,8 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   const int V = w->tail;
   REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
   vec z[WIDE_ROWS][GATES];
-  const REAL *from = s->z ? s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES
-                          : w->tail_bias;
+  const REAL *from =
+      s->z ? s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES : w->tail_bias;
   for (int r = 0; r < rows; r++, from += s->z ? GATES * LANES : 0)
     for (int v = 0; v < V; v++)
       vstore(sum + (r * V + v) * LANES, vload(from + v * LANES));

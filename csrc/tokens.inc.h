@@ -140,22 +140,79 @@ static void NAME(group_input_gradient)(const NAME(backward_job) * job, int64_t t
                      (REAL *)p->d_x + ((t0 + t) * p->B + batch.begin) * p->I);
 }
 
-/* What one segment gives to the parameters, this thread's share. (L20) (L21) (L22) */
+/* Whether the rows of weight_hh in a segment meet what goes into the second product, not h. (G26) */
+INLINE int NAME(of_middle)(const NAME(backward_job) * job, const NAME(segment) * segment) {
+  return CANDIDATE_ALONE && job->p->reset_before && segment->hh >= job->hh_gates;
+}
+
+/* Vectors that hold sums [first, first + count) of dz: this one's share. */
+static range NAME(turned_vecs)(const NAME(backward_job) * job, const NAME(summer) * summer, int first, int count) {
+  const int64_t H = job->p->H, begin = first * H / LANES;
+  range own = share(ceil_div((first + count) * H, LANES) - begin, summer->rank, summer->size);
+  return (range){own.begin + begin, own.end + begin};
+}
+
+/* What all segments give to the turned weights, this one's share. Where a segment begins or ends inside a vector, the
+ * columns beside it get what nobody asks for. (L20) (L21) */
+static void NAME(turned_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
+                                  const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
+  const int64_t I = job->p->I, W = job->W, pitch = job->turned_pitch, n = rows->count;
+  if (sums->d_weight_ih)
+    NAME(turned_product)(sums->d_weight_ih, I, pitch, NAME(turned_vecs)(job, summer, 0, MATRIX_GATES), fresh, rows->x,
+                         rows->dz, n);
+  if (sums->d_weight_hh)
+    NAME(turned_product)(sums->d_weight_hh, W, pitch, NAME(turned_vecs)(job, summer, HH_FIRST, job->hh_gates), fresh,
+                         rows->h_prev, rows->dz, n);
+  if (sums->d_middle)
+    NAME(turned_product)(sums->d_middle, W, pitch, NAME(turned_vecs)(job, summer, GATES - 1, 1), fresh, rows->middle,
+                         rows->dz, n);
+}
+
+/* Between the caller's gradients of the weights and the turned sums over all tokens: back, or (`in`) what is to be
+ * added to. This thread's share. */
+static void NAME(turn_sums)(const NAME(backward_job) * job, int in, int rank, int size) {
+  const bptt_problem *p = job->p;
+  const NAME(sums) *sums = &job->of_all;
+  const int64_t H = p->H, pitch = job->turned_pitch;
+  for (int n = 0; n < NAME(SEGMENTS); n++) {
+    const NAME(segment) *s = &NAME(segments)[n];
+    const range own = share(s->count * H, rank, size);
+    const struct {
+      void *whole;
+      REAL *turned;
+      int block;
+      int64_t width;
+    } both[] = {{p->d_weight_ih, sums->d_weight_ih, s->ih, p->I},
+                {p->d_weight_hh, NAME(of_middle)(job, s) ? sums->d_middle : sums->d_weight_hh, s->hh, job->W}};
+    for (int m = 0; m < 2; m++) {
+      if (!both[m].whole || both[m].block < 0)
+        continue;
+      REAL *whole = (REAL *)both[m].whole + (both[m].block * H + own.begin) * both[m].width;
+      REAL *turned = both[m].turned + s->first * H + own.begin;
+      if (in)
+        NAME(turn)(turned, pitch, whole, both[m].width, own.end - own.begin, both[m].width);
+      else
+        NAME(turn)(whole, both[m].width, turned, pitch, both[m].width, own.end - own.begin);
+    }
+  }
+}
+
+/* What one segment gives to the parameters, this thread's share: biases, and weights that are not turned. (L20) (L21)
+ * (L22) */
 static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment,
                                    const NAME(summer) * summer, const NAME(token_rows) * rows, const NAME(sums) * sums,
                                    int fresh) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
-  int of_middle = CANDIDATE_ALONE && p->reset_before && segment->hh >= job->hh_gates;
   range gates = share(segment->count * H, summer->rank, summer->size);
   REAL *strip = summer->strip, *packed = summer->packed;
   REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
   REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
-  if (sums->d_weight_hh) {
+  if (sums->d_weight_hh && !job->turned_pitch) {
     NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
     if (segment->hh >= 0)
       NAME(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
-                          of_middle ? rows->middle : rows->h_prev, strip);
+                          NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev, strip);
     if (segment->ih >= 0 && sums->d_weight_ih)
       NAME(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
                           strip);
@@ -183,6 +240,8 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
   for (int64_t end = tokens; end > 0; fresh = 0) {
     int64_t begin = max_i64(0, end - job->depth);
     NAME(list_tokens)(job, &rows, summer->seen, t0, batch, begin, end);
+    if (job->turned_pitch)
+      NAME(turned_products)(job, summer, &rows, sums, fresh);
     for (int n = 0; n < NAME(SEGMENTS); n++)
       NAME(segment_products)(job, &NAME(segments)[n], summer, &rows, sums, fresh);
     if (HAS_CELL_STATE && job->dh && sums->d_weight_hr)

@@ -28,7 +28,8 @@
 
 #include "plan.h"
 
-/* What a product leaves: itself; itself added to what is there; or the chain goes on from what is there, rounded as one. */
+/* What a product leaves: itself; itself added to what is there; or the chain goes on from what is there, rounded as
+ * one. */
 enum { PRODUCT_ALONE, PRODUCT_ADDED, PRODUCT_GOES_ON };
 
 #ifdef CELL
