@@ -36,9 +36,7 @@ typedef struct {
   REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
   int groups;           /* of batch rows, whose sums over the tokens of a chunk come one after the other: 1 or 2 */
   int64_t group_depth;  /* most tokens of one, if there are two */
-  NAME(sums)
-  of_group[2][2]; /* gradients of the parameters: where each group of a chunk sums up if that is one
-                       thread's, by turns in one of two places; or NULL */
+  NAME(sums) of_group[2]; /* where each of two groups sums up, through all chunks of a block */
   NAME(sums) of_all; /* where the caller has them, but for those that are turned */
   int64_t turned_pitch; /* 0: none is */
   NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */

@@ -223,8 +223,8 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
   }
 }
 
-/* Onto the gradients of the parameters `to` those of `first`, then those of `second` if given; fresh: in their place.
- * This thread's share. */
+/* Onto the gradients of the parameters `to` those of `first`, and of `second` if given; fresh: in their place. This
+ * thread's share. */
 static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to, const NAME(sums) * first,
                            const NAME(sums) * second, int fresh, int rank, int size) {
   const bptt_problem *p = job->p;
@@ -246,21 +246,24 @@ static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to
     for (int64_t n = own.begin; n < own.end; n += LANES) {
       int lanes = (int)min_i64(LANES, own.end - n);
       vec sum = vload_n(sums[k].first + n, lanes);
-      if (!fresh)
-        sum = vload_n(sums[k].to + n, lanes) + sum;
       if (second)
         sum = sum + vload_n(sums[k].second + n, lanes);
+      if (!fresh)
+        sum = vload_n(sums[k].to + n, lanes) + sum;
       vstore_n(sums[k].to + n, sum, lanes);
     }
   }
 }
 
-/* After a block: adds up what it gave apart (a second bias that is a copy of the first comes last), and forgets what
- * was clipped on its way to a state that is no part of it. */
+/* After the block of steps [begin, end): adds up what it gave apart (a second bias that is a copy of the first comes
+ * last), and forgets what was clipped on its way to a state that is no part of it. */
 static void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t begin,
-                              int apart) {
+                              int64_t end, int first, int apart) {
   const bptt_problem *p = job->p;
-  if (apart)
+  if (job->groups > 1 && end > begin)
+    NAME(add_sums)(job, &job->of_all, &job->of_group[0], &job->of_group[1], first && (!p->accumulate || p->sums), rank,
+                   team->size);
+  else if (apart)
     NAME(add_sums)(job, &job->of_all, &job->block, NULL, 0, rank, team->size);
   range rows = share(p->clipped && begin > 0 ? p->B : 0, rank, team->size);
   for (int64_t b = rows.begin; b < rows.end; b++)
@@ -276,21 +279,20 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
-  /* Each thread sums over its own rows, and what it needs is in its own cache. */
-  int turn = 0, own_groups = split_rows && job->of_group[0][0].d_weight_hh && team->size == job->groups;
+  /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another. */
+  int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
   }
   NAME(pack_backward)(job, team, rank);
-  if (job->turned_pitch && p->accumulate)
+  if (job->turned_pitch && p->accumulate && !(p->sums && job->groups > 1))
     NAME(turn_sums)(job, 1, rank, team->size);
   int64_t start = 0, end = 0;
   do {
     end = min_i64(start + every, p->T);
     int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
-    int apart =
-        start > 0 && (end - begin > chunk || job->groups > 1); /* more than one sum: the block's own come first */
+    int apart = start > 0 && end - begin > chunk; /* more than one sum: the block's own come first */
     NAME(enter_block)(job, team, rank, start, begin, end);
     if (bptt_team_wait(team, rank))
       return;
@@ -299,13 +301,12 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, rows, panels, h_panels))
         return;
       const NAME(sums) *sums = apart ? &job->block : &job->of_all;
-      int fresh = t1 == end && (apart || (start == 0 && !p->accumulate));
-      if (own_groups)
-        NAME(group_products)(job, turn ^= 1, rank, t0, t1 - t0);
-      if (split_rows && bptt_team_wait(team, rank))
+      int goes_on = job->groups > 1 ? p->accumulate && p->sums : !apart && (start > 0 || p->accumulate);
+      int fresh = t1 == end && !goes_on;
+      if (!own_groups && split_rows && bptt_team_wait(team, rank))
         return;
       if (own_groups)
-        NAME(add_sums)(job, sums, &job->of_group[turn][0], &job->of_group[turn][1], fresh, rank, team->size);
+        NAME(group_products)(job, rank, t0, t1 - t0, fresh);
       else
         NAME(chunk_products)(job, team, rank, t0, t1 - t0, sums, fresh);
       if (t0 > begin) { /* the chunk before starts from this one's first step */
@@ -316,17 +317,17 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       double flops =
           4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
       int stop = bptt_team_progress(team, rank, flops);
-      if (!own_groups || t0 == begin) /* else nobody looks at what is others' before the next sums */
+      if (!own_groups || t0 == begin)
         stop = bptt_team_wait(team, rank);
       if (stop)
         return;
     }
     if (begin == 0)
       NAME(initial_gradients)(job, team, rank);
-    NAME(leave_block)(job, team, rank, begin, apart);
+    NAME(leave_block)(job, team, rank, begin, end, start == 0, apart);
     start = end;
   } while (start < p->T);
-  if (p->truncate_every && bptt_team_wait(team, rank))
+  if ((p->truncate_every || job->groups > 1) && bptt_team_wait(team, rank))
     return;
   if (job->turned_pitch)
     NAME(turn_sums)(job, 0, rank, team->size);
@@ -348,6 +349,27 @@ static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t tur
   return block;
 }
 
+/* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning back, but
+ * what `sums` hold is laid out alike for any. */
+static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
+  int turned = p->d_weight_hh && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
+  return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;
+}
+
+/* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor meet
+ * before the end: 100,32,40,40 backward BEFORE -> AFTER us. */
+static int NAME(groups_of)(const bptt_problem *p) {
+  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
+}
+
+/* What `sums` hold. */
+static int64_t NAME(sums_bytes)(const bptt_problem *p) {
+  arena a = {0};
+  for (int group = 0; group < 2 && NAME(groups_of)(p) > 1; group++)
+    (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, LEAST_TURNED), &a);
+  return arena_bytes(&a);
+}
+
 static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
@@ -358,8 +380,9 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
                             .d_bias_hh = p->d_bias_hh,
                             .d_weight_peephole = p->d_weight_peephole,
                             .d_weight_hr = p->d_weight_hr};
-  if (p->d_weight_hh && (p->I + H + W) * real <= MOST_TURNED && p->T * p->B >= LEAST_TURNED) {
-    job.turned_pitch = ceil_div(GATES * H, LANES) * LANES;
+  job.groups = NAME(groups_of)(p);
+  job.turned_pitch = NAME(turned_pitch)(p, p->sums && job.groups > 1 ? LEAST_TURNED : p->T * p->B);
+  if (job.turned_pitch) {
     NAME(sums) turned = NAME(block_sums)(p, W, job.turned_pitch, a);
     job.of_all.d_weight_ih = turned.d_weight_ih, job.of_all.d_weight_hh = turned.d_weight_hh;
     job.of_all.d_middle = turned.d_middle;
@@ -378,15 +401,12 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.carry = arena_take(a, p->B * H, real);
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed_rows = max_i64(GATES * H, W);
-  /* Two threads that sum over rows of their own do not fetch dz from one another: 100,32,40,40 backward BEFORE -> AFTER
-   * us. */
-  job.groups = p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && H + W + p->I <= MOST_IN_GROUPS ? 2 : 1;
   job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
   job.packed = arena_take(
       a, job.packed_rows * max_i64(job.depth, 2 * job.group_depth) + (int64_t)job.plan.threads * SLACK, real);
-  if (job.groups == 2 && job.plan.threads == 2 && job.plan.split == BPTT_SPLIT_ROWS && !p->lengths && p->d_weight_hh)
-    for (int n = 0; n < 4; n++)
-      job.of_group[n / 2][n % 2] = NAME(block_sums)(p, W, job.turned_pitch, a);
+  arena kept = arena_on(p->sums);
+  for (int group = 0; group < 2 && job.groups > 1; group++)
+    job.of_group[group] = NAME(block_sums)(p, W, job.turned_pitch, p->sums ? &kept : a);
   job.zero = arena_take(a, max_i64(H, W), real);
   if (has_second(p))
     job.second = arena_take(a, ceil_div(H, LANES) * LANES, W * real);
@@ -408,7 +428,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.mask = arena_take(a, p->B, W * real);
     job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
   }
-  if (p->truncate_every && (p->truncate_depth > job.plan.chunk || job.groups > 1))
+  if (p->truncate_every && p->truncate_depth > job.plan.chunk && job.groups == 1)
     job.block = NAME(block_sums)(p, W, job.turned_pitch, a);
   if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
     job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output ? 1 : 2;
@@ -422,6 +442,8 @@ static bptt_status NAME(backward)(const bptt_problem *p, bptt_job *job) {
   *planned = NAME(backward_plan)(p, &a);
   job->duty = NAME(backward_member), job->threads = planned->plan.threads;
   bptt_status status = arena_check(&a, p->workspace_bytes);
+  if (!status && p->sums && p->sums_bytes < NAME(sums_bytes)(p))
+    status = BPTT_BAD_WORKSPACE;
   if (!status)
     memset(planned->zero, 0, (size_t)max_i64(p->H, planned->W) * sizeof(REAL));
   return status;
@@ -429,6 +451,8 @@ static bptt_status NAME(backward)(const bptt_problem *p, bptt_job *job) {
 
 static int64_t NAME(workspace)(const bptt_problem *p, bptt_op op) {
   arena a = {0};
+  if (op == BPTT_SUMS)
+    return NAME(sums_bytes)(p);
   if (op == BPTT_FORWARD)
     (void)NAME(forward_plan)(p, &a);
   else if (op == BPTT_BACKWARD)

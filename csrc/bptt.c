@@ -74,6 +74,8 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
     return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && p->accumulate != 0 && p->accumulate != 1)
     return BPTT_BAD_ARGUMENT;
+  if (op == BPTT_BACKWARD && p->sums && p->truncate_every)
+    return BPTT_BAD_ARGUMENT;
   if (op == BPTT_BACKWARD && p->step_clip)
     for (int n = 0; n < 3; n++)
       if (!(p->step_clip[n] >= 0))
@@ -90,7 +92,7 @@ bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes) {
   bptt_status status = check_sizes(p);
   if (status)
     return status;
-  if ((int)op < BPTT_PACK || op > BPTT_BACKWARD)
+  if ((int)op < BPTT_PACK || op > BPTT_SUMS || op == BPTT_MOVE)
     return BPTT_BAD_ARGUMENT;
   const bptt_kernels *kernels = kernels_for(p);
   if (!kernels)

@@ -43,7 +43,7 @@ typedef enum {
  * cost model chooses (0); tests and benchmarks may insist. The bits of the results are the same for all. */
 typedef enum { BPTT_SPLIT_AUTO = 0, BPTT_SERIAL = 1, BPTT_SPLIT_ROWS = 2, BPTT_SPLIT_HIDDEN = 3 } bptt_split;
 typedef enum { BPTT_HOIST_AUTO = 0, BPTT_HOIST_NEVER = 1, BPTT_HOIST_ALWAYS = 2 } bptt_hoist;
-typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2, BPTT_MOVE = 3 } bptt_op;
+typedef enum { BPTT_PACK = 0, BPTT_FORWARD = 1, BPTT_BACKWARD = 2, BPTT_MOVE = 3, BPTT_SUMS = 4 } bptt_op;
 /* What is clipped inside the recursion: the gradient that a step hands to the state before it, at h and at c, and the
  * gradient at the pre-activations of the gates. */
 typedef enum { BPTT_CLIP_HIDDEN = 0, BPTT_CLIP_CELL = 1, BPTT_CLIP_GATES = 2 } bptt_clip;
@@ -127,8 +127,12 @@ typedef struct {
      flow back to k2 steps before its end and no further. The gradients of the parameters are those of the blocks, each
      as a call of its own gives them, added up in order. */
   int64_t truncate_every, truncate_depth;
-  int32_t accumulate; /* 0, or 1: the gradients of the parameters are added to what their arrays hold, as if these steps
-                         came before the others in one call. Both biases hold the same then. */
+  int32_t accumulate; /* 0, or 1: the gradients of the parameters are added to what their arrays hold. Both biases hold
+                         the same then. */
+  /* Or NULL: what a call leaves here, the next one with `accumulate` goes on from, if its steps came before: the bits
+     are then those of one call over all these steps. Of at least bptt_workspace(BPTT_SUMS) bytes; any alignment. */
+  void *sums;
+  int64_t sums_bytes;
 
   void *workspace; /* scratch of at least bptt_workspace() bytes; any alignment, any content */
   int64_t workspace_bytes;
@@ -140,7 +144,7 @@ typedef struct {
 } bptt_problem;
 
 /* Bytes of scratch that the operation needs for these sizes, dtype, NULL pattern and threads or one; for BPTT_PACK the
- * bytes of the packed weights themselves (T and B do not matter). Always for the active variant. */
+ * bytes of the packed weights themselves (T and B do not matter), for BPTT_SUMS those of `sums` (T does not matter). Always for the active variant. */
 bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes);
 
 /* Packs the parameters into `packed` (any alignment, bptt_workspace(BPTT_PACK) bytes) for the active variant. */

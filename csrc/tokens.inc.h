@@ -256,8 +256,8 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
   }
 }
 
-/* dx of a chunk, and what it gives to the parameters of `sums`: group after group of batch rows, this thread's share.
- */
+/* dx of a chunk, and what it gives to the parameters: to `sums`, or group after group to those of the groups; this
+ * thread's share. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
                                  int64_t steps, const NAME(sums) * sums, int fresh) {
   const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
@@ -266,14 +266,15 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
     NAME(input_gradient)(job, t0, own.begin, own.end);
   }
   for (int group = 0; group < job->groups; group++)
-    NAME(sum_tokens)(job, &summer, t0, steps, share(job->p->B, group, job->groups), sums, fresh && !group);
+    NAME(sum_tokens)(job, &summer, t0, steps, share(job->p->B, group, job->groups),
+                     job->groups > 1 ? &job->of_group[group] : sums, fresh);
 }
 
-/* The same where each group is one thread's: what it gives stands apart, in one of two places by turns. */
-static void NAME(group_products)(const NAME(backward_job) * job, int turn, int group, int64_t t0, int64_t steps) {
+/* The same of a group that is one thread's own. */
+static void NAME(group_products)(const NAME(backward_job) * job, int group, int64_t t0, int64_t steps, int fresh) {
   const NAME(summer) summer = NAME(group_summer)(job, group);
   range batch = share(job->p->B, group, job->groups);
   if (job->p->d_x)
     NAME(group_input_gradient)(job, t0, steps, batch);
-  NAME(sum_tokens)(job, &summer, t0, steps, batch, &job->of_group[turn][group], 1);
+  NAME(sum_tokens)(job, &summer, t0, steps, batch, &job->of_group[group], fresh);
 }

@@ -11,7 +11,7 @@ cdef extern from "bptt.h" nogil:
     ctypedef enum bptt_status:
         BPTT_OK, BPTT_BAD_SIZE, BPTT_BAD_ARGUMENT, BPTT_BAD_WORKSPACE, BPTT_BAD_VARIANT, BPTT_INTERRUPTED
     ctypedef enum bptt_op:
-        BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD, BPTT_MOVE
+        BPTT_PACK, BPTT_FORWARD, BPTT_BACKWARD, BPTT_MOVE, BPTT_SUMS
     ctypedef enum bptt_ceiling:
         BPTT_FMA, BPTT_READ, BPTT_BARRIER, BPTT_REGION
     ctypedef enum bptt_dtype:
@@ -60,6 +60,8 @@ cdef extern from "bptt.h" nogil:
         const double *step_clip
         double *norms
         int64_t *clipped
+        void *sums
+        int64_t sums_bytes
         void *workspace
         int64_t workspace_bytes
         int (*poll)(void *) noexcept

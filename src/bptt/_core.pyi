@@ -35,6 +35,9 @@ class Packed:
     def threads(self) -> int: ...
 
 @final
+class Sums: ...
+
+@final
 class Call:
     def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...  # made by forward_call(), backward_call()
 
@@ -94,6 +97,7 @@ def backward_call(
     norms: _Array | None = None,
     accumulate: bool = False,
     truncate: tuple[int, int] | None = None,
+    sums: Sums | None = None,
 ) -> Call: ...
 def move(
     threads: int,

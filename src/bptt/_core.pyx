@@ -156,6 +156,19 @@ cdef Block scratch(bptt_problem *p, bptt_op op):
 
 
 @cython.final
+cdef class Sums:
+    """What calls backward over neighbouring blocks of steps, the last one first, hand on so that the gradients of the
+    parameters have the bits of one call."""
+    cdef Block block
+
+    cdef int lend(self, bptt_problem *p) except -1:
+        if self.block is None:
+            self.block = new_block(p, BPTT_SUMS)
+        p.sums, p.sums_bytes = self.block.memory, self.block.nbytes
+        return 0
+
+
+@cython.final
 cdef class Call:
     """A call with its arguments checked and in place, which run() runs, once."""
     cdef bptt_problem p
@@ -346,13 +359,14 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
 def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
                   d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
                   int64_t first_step=0, tuple step_clip=None, clipped=None, norms=None, bint accumulate=False,
-                  tuple truncate=None):
+                  tuple truncate=None, Sums sums=None):
     """Return the call that backpropagates.
 
     Steps and rows of x and d_output may lie apart, or go downwards. It fills d_x, d_h_0, d_c_0, d_parameters and, if
     given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
     hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; norms (T,B,2) float64: those of the
-    rows of d_hidden and d_cells; accumulate: d_parameters are added to; truncate: k1 and k2, no larger than k1.
+    rows of d_hidden and d_cells; accumulate: d_parameters are added to; truncate: k1 and k2, no larger than k1; sums:
+    what the call for the steps that follow left, where d_parameters are to be those of one call.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -377,9 +391,11 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     if step_clip is not None:
         call.bounds[0], call.bounds[1], call.bounds[2] = step_clip
         p.step_clip = call.bounds
+    if sums is not None:
+        sums.lend(p)
     call.op = BPTT_BACKWARD
     call.held = (parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_parameters,
-                 d_hidden, d_cells, lengths, resets, clipped, norms)
+                 d_hidden, d_cells, lengths, resets, clipped, norms, sums)
     return call
 
 

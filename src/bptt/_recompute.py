@@ -209,6 +209,7 @@ def add_backward(
     handing = [(empty((B, P), dtype), empty((B, H), dtype) if has_c else None) for _ in range(2)]
     d_output, *handed = errors
     clipped, norms = counted
+    sums = program.core.Sums()
     for n, (begin, end) in reversed(list(enumerate(blocks(T, every)))):
         h = hidden[begin - 1] if begin else part.h_0
         c = None if starts is None else starts[n]
@@ -226,6 +227,7 @@ def add_backward(
             clipped=_in(clipped, ran),
             norms=_in(norms, ran),
             accumulate=end < T,
+            sums=sums,
         )
         program.add(call)
         handed = [*received]

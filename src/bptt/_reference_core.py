@@ -19,6 +19,7 @@ __all__ = [
     "Cell",
     "Packed",
     "Stream",
+    "Sums",
     "active_variant",
     "backward",
     "backward_call",
@@ -65,6 +66,10 @@ class Packed:
     def __init__(self, cell: Cell, parameters: Parameters) -> None:
         self.cell = cell
         self.parameters = tuple(None if array is None else array.copy() for array in parameters)
+
+
+class Sums:
+    """Nothing: the specification adds up call after call."""
 
 
 def pack(cell: Cell, threads: int, parameters: Parameters) -> Packed:
@@ -145,6 +150,7 @@ def backward(
     clipped: Array | None = None,
     norms: Array | None = None,
     accumulate: bool = False,
+    sums: Sums | None = None,
 ) -> None:
     """Fill every gradient that is given: d_x, d_h_0, d_c_0, d_parameters, d_hidden, d_cells, and their norms.
 
