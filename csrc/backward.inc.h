@@ -279,7 +279,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
   int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
-  /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another. */
+  /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
+   */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
@@ -349,15 +350,15 @@ static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t tur
   return block;
 }
 
-/* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning back, but
- * what `sums` hold is laid out alike for any. */
+/* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning
+ * back, but what `sums` hold is laid out alike for any. */
 static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
   int turned = p->d_weight_hh && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
   return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;
 }
 
-/* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor meet
- * before the end: 100,32,40,40 backward BEFORE -> AFTER us. */
+/* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
+ * meet before the end: 100,32,40,40 backward BEFORE -> AFTER us. */
 static int NAME(groups_of)(const bptt_problem *p) {
   return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
 }

@@ -144,7 +144,8 @@ typedef struct {
 } bptt_problem;
 
 /* Bytes of scratch that the operation needs for these sizes, dtype, NULL pattern and threads or one; for BPTT_PACK the
- * bytes of the packed weights themselves (T and B do not matter), for BPTT_SUMS those of `sums` (T does not matter). Always for the active variant. */
+ * bytes of the packed weights themselves (T and B do not matter), for BPTT_SUMS those of `sums` (T does not matter).
+ * Always for the active variant. */
 bptt_status bptt_workspace(const bptt_problem *p, bptt_op op, int64_t *bytes);
 
 /* Packs the parameters into `packed` (any alignment, bptt_workspace(BPTT_PACK) bytes) for the active variant. */

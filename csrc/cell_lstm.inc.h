@@ -43,15 +43,15 @@ INLINE NAME(lstm_step) NAME(lstm_cell)(const vec z[4], vec c_prev, const REAL *p
 
 /* The gates of the units in a tail (pack.inc.h) from their sums, in the first lanes of four vectors: as lstm_cell() has
  * them without peepholes. (L4) (L5) (L6) (L9) */
-INLINE void NAME(tail_gates)(int tail, const vec *sum, vec gates[4]) {
+INLINE void NAME(tail_gates)(int tail, const vec *sum, vec gates[4], int soon) {
   enum { QUARTER = LANES / 4, HALF = LANES / 2 };
   ivec t = {0};
-  UNROLL for (int l = 0; l < LANES; l++) t[l] = -(tail == 1 ? l / QUARTER == 2 : l < HALF);
+  UNROLL for (int l = 0; l < LANES; l++) t[l] = -(tail == 1 ? l * 4 / LANES == 2 : l < HALF);
   if (tail == 1) {
-    vec y = vtanh_sigmoid(sum[0], t);
+    vec y = vtanh_sigmoid(sum[0], t, soon);
     gates[0] = y, gates[1] = TURNED(y, QUARTER), gates[2] = TURNED(y, HALF), gates[3] = TURNED(y, 3 * QUARTER);
   } else {
-    vec y = vsigmoid(sum[0]), u = vtanh_sigmoid(sum[1], t);
+    vec y = vsigmoid_when(sum[0], soon), u = vtanh_sigmoid(sum[1], t, soon);
     gates[0] = y, gates[1] = TURNED(y, HALF), gates[2] = u, gates[3] = TURNED(u, HALF);
   }
 }

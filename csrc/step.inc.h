@@ -25,21 +25,21 @@ typedef struct {
 /* Stores cell state and gates of LANES units of row b. */
 INLINE void NAME(forward_keep)(const NAME(forward_step) * s, const vec saved[4], vec c, int64_t b, int64_t block,
                                int lanes) {
-  int64_t unit = block * LANES, H = s->H;
+  const int64_t unit = block * LANES, at = b * s->H + unit;
   if (HAS_CELL_STATE && __builtin_expect(s->zone.on, 0))
-    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, b * H + unit),
-                       vload_n(s->c_prev + b * s->c_pitch + unit, lanes), c); /* (L26) */
+    c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, at), vload_n(s->c_prev + b * s->c_pitch + unit, lanes),
+                       c); /* (L26) */
   if (HAS_CELL_STATE)
-    vstore_n(s->c + b * H + unit, c, lanes);
+    vstore_n(s->c + at, c, lanes);
   if (SAVED && s->gates) {
-    REAL *gates = s->gates + b * SAVED * H + unit;
-    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * H, saved[n], lanes);
+    REAL *gates = s->gates + b * SAVED * s->H + unit;
+    UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * s->H, saved[n], lanes);
   }
 }
 
 /* From the pre-activations of LANES units of row b to the cell state; leaves in z what the output needs. */
 INLINE void NAME(forward_cell)(const NAME(forward_step) * s, vec z[GATES], int64_t b, int64_t block, int lanes) {
-  int64_t unit = block * LANES, H = s->H;
+  int64_t unit = block * LANES;
   const REAL *peephole = s->w->peephole ? s->w->peephole + block * 3 * LANES : NULL;
   vec saved[4], c = {0}, h_prev = {0};
   if (HAS_CELL_STATE)
@@ -154,9 +154,9 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
     vec saved[4], c = vload_n(s->c_prev + (b + r) * s->c_pitch + block * LANES, lanes);
     vec sums[2] = {vload(sum + r * V * LANES), vload(sum + (r * V + V - 1) * LANES)};
     if (V == 1)
-      NAME(tail_gates)(1, sums, saved);
+      NAME(tail_gates)(1, sums, saved, 0);
     else
-      NAME(tail_gates)(2, sums, saved);
+      NAME(tail_gates)(2, sums, saved, 0);
     z[r][0] = saved[3];
     z[r][1] = NAME(cell_next)(saved, c, &s->options);
     NAME(forward_keep)(s, saved, z[r][1], b + r, block, lanes);

@@ -163,7 +163,7 @@ static void NAME(turned_products)(const NAME(backward_job) * job, const NAME(sum
   if (sums->d_weight_hh)
     NAME(turned_product)(sums->d_weight_hh, W, pitch, NAME(turned_vecs)(job, summer, HH_FIRST, job->hh_gates), fresh,
                          rows->h_prev, rows->dz, n);
-  if (sums->d_middle)
+  if (CANDIDATE_ALONE && sums->d_middle)
     NAME(turned_product)(sums->d_middle, W, pitch, NAME(turned_vecs)(job, summer, GATES - 1, 1), fresh, rows->middle,
                          rows->dz, n);
 }

@@ -25,6 +25,7 @@
 #undef vabs
 #undef vselect_lt
 #undef vcount_lt
+#undef vdivide_inside
 #undef vadd_square
 #undef vload_wide
 #undef vwide
@@ -54,6 +55,7 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vabs NAME(vabs)
 #define vselect_lt NAME(vselect_lt)
 #define vcount_lt NAME(vcount_lt)
+#define vdivide_inside NAME(vdivide_inside)
 #define vadd_square NAME(vadd_square)
 #define vload_wide NAME(vload_wide)
 #define vwide NAME(vwide)
@@ -153,6 +155,16 @@ static inline vec vselect_lt(vec a, vec b, vec x, vec y) {
   return (vec)((m & (ivec)x) | (~m & (ivec)y));
 #endif
 }
+
+#if defined(ISA_AVX512)
+/* a / b where x, or a NaN in it, is inside [low, high]; what a lane holds outside is known before b is. */
+static inline __attribute__((always_inline)) vec vdivide_inside(vec a, vec b, vec x, vec low, vec high, vec below,
+                                                                vec above) {
+  const vec outside = VI(mask_blend)(PASTE(VI(cmp), _mask)(x, low, _CMP_LT_OQ), above, below);
+  return VI(mask_div)(outside, PASTE(VI(cmp), _mask)(x, low, _CMP_NLT_UQ) & PASTE(VI(cmp), _mask)(x, high, _CMP_NGT_UQ),
+                      a, b);
+}
+#endif
 
 /* In how many lanes a < b. */
 static inline int vcount_lt(vec a, vec b) {

@@ -184,6 +184,69 @@ static void test_small_workspace(void) {
       }
 }
 
+/* ---- sums from call to call ---- */
+
+enum { LAST_STEPS = 30 }; /* whole chunks of the backward pass with so many rows */
+static const sizes in_groups = {40, 17, 5, 19};
+
+/* Steps from `first` on, `steps` of them, of a problem. */
+static bptt_problem steps_of(const bptt_problem *p, int64_t first, int64_t steps, size_t number) {
+  bptt_problem part = *p;
+  const int64_t B = p->B, H = p->H;
+#define AFTER(array, width) ((char *)(array) + (size_t)(first * B * (width)) * number)
+  part.T = steps;
+  part.x = AFTER(p->x, p->I), part.output = AFTER(p->output, H), part.cells = AFTER(p->cells, H);
+  part.gates = AFTER(p->gates, 4 * H), part.d_output = AFTER(p->d_output, H), part.d_x = AFTER(p->d_x, p->I);
+  part.d_hidden = AFTER(p->d_hidden, H), part.d_cells = AFTER(p->d_cells, H);
+  if (first)
+    part.h_0 = AFTER(p->output, H) - (size_t)(B * H) * number, part.c_0 = AFTER(p->cells, H) - (size_t)(B * H) * number;
+  return part;
+}
+
+/* Blocks of steps, the last one first, give the bits of one call if their sums go on. */
+static void test_sums(void) {
+  for (int rank = 0; rank < bptt_variant_count(); rank++)
+    for (int dtype = BPTT_F32; dtype <= BPTT_F64; dtype++)
+      for (int threads = 1; threads <= 2; threads++) {
+        const size_t number = number_bytes(dtype);
+        const int64_t states = in_groups.B * in_groups.H;
+        void *memory[ARRAYS];
+        bptt_problem p;
+        prepare(&p, memory, in_groups, dtype, threads);
+        random_start(7);
+        for (int array = 0; array <= D_C_N; array++)
+          for (int64_t k = 0; k < array_count(&in_groups, array); k++)
+            number_put(memory[array], dtype, k, random_number());
+        p.variant = rank + 1;
+        give_workspace(&p, BPTT_BACKWARD);
+        EXPECT(bptt_backward(&p) == BPTT_OK);
+        void *whole[ARRAYS];
+        for (int array = D_X; array < ARRAYS; array++) {
+          size_t bytes = (size_t)array_count(&in_groups, array) * number;
+          whole[array] = block_new(bytes);
+          memcpy(whole[array], memory[array], bytes);
+          memset(memory[array], 0xff, bytes);
+        }
+        bptt_problem last = steps_of(&p, in_groups.T - LAST_STEPS, LAST_STEPS, number);
+        bptt_problem rest = steps_of(&p, 0, in_groups.T - LAST_STEPS, number);
+        last.d_h_0 = block_new((size_t)states * number), last.d_c_0 = block_new((size_t)states * number);
+        rest.d_h_n = last.d_h_0, rest.d_c_n = last.d_c_0, rest.accumulate = 1;
+        EXPECT(bptt_workspace(&last, BPTT_SUMS, &last.sums_bytes) == BPTT_OK && last.sums_bytes > 0);
+        rest.sums = last.sums = block_new((size_t)last.sums_bytes), rest.sums_bytes = last.sums_bytes;
+        give_workspace(&last, BPTT_BACKWARD);
+        give_workspace(&rest, BPTT_BACKWARD);
+        EXPECT(bptt_backward(&last) == BPTT_OK && bptt_backward(&rest) == BPTT_OK);
+        for (int array = D_X; array < ARRAYS; array++)
+          EXPECT(!memcmp(whole[array], memory[array], (size_t)array_count(&in_groups, array) * number));
+        rest.sums_bytes--;
+        EXPECT(bptt_backward(&rest) == BPTT_BAD_WORKSPACE);
+        rest.sums_bytes++, rest.truncate_every = rest.truncate_depth = 3;
+        EXPECT(bptt_backward(&rest) == BPTT_BAD_ARGUMENT);
+        EXPECT(!blocks_damaged());
+        blocks_free();
+      }
+}
+
 /* ---- polling ---- */
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -433,6 +496,7 @@ int main(void) {
       {"sizes and enums", test_bad_sizes_and_enums},
       {"missing pointers", test_missing_pointers},
       {"small workspace", test_small_workspace},
+      {"sums from call to call", test_sums},
       {"norms", test_norms},
       {"polling", test_polling},
       {"nested regions", test_nested_regions},
