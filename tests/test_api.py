@@ -184,14 +184,14 @@ def test_layering_of_the_reference(path):
 
 
 # The same inside bptt.torch, whose modules bring parameters of their own to what is below the layers.
-DOOR = {"_backend", "_backward", "_check", "_course", "_forward", "_kept", "layers", "parameters"}
+DOOR = {"_backend", "_backward", "_check", "_course", "_forward", "_kept", "_memory", "layers", "parameters"}
 TORCH = {
     "__init__": {"modules", "swap"},
     "plan": DOOR,
     "arrays": DOOR | {"plan"},
     "operators": DOOR | {"arrays", "plan"},
     "run": {"arrays", "operators"},
-    "modules": DOOR | {"plan", "run"},
+    "modules": DOOR | {"arrays", "plan", "run"},
     "swap": {"modules", "plan"},
 }
 

@@ -785,3 +785,55 @@ def test_without_torch_the_error_says_what_to_install():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout.startswith("bptt.torch needs PyTorch: pip install 'bptt[torch]'")
+
+
+def test_weights_that_lie_elsewhere_are_found():
+    """A module keeps the arrays of its weights from call to call: as long as they are where they were."""
+    module, x = bptt.torch.LSTM(3, 5), torch.randn(7, 2, 3)
+    twin = torch.nn.LSTM(3, 5)
+
+    def check():
+        twin.load_state_dict(module.state_dict())
+        torch.testing.assert_close(module(x)[0], twin(x)[0])
+
+    check()
+    for parameter in module.parameters():  # in place
+        parameter.data.mul_(0.5)
+    check()
+    for parameter in module.parameters():  # in other memory
+        parameter.data = parameter.data * 0.5
+    check()
+    square = module.weight_hh_l0
+    square.data = square.data[:5].repeat(4, 1)
+    rows = square.data.numpy().reshape(20, 5)
+    square.data = torch.from_numpy(rows.T.copy()).t()  # the same shape, strides the other way round
+    check()
+    square.data = square.data.contiguous()
+    check()
+    copied = copy.deepcopy(module)
+    with torch.no_grad():
+        copied.weight_hh_l0.zero_()
+    check()
+    assert not torch.equal(copied(x)[0], module(x)[0])
+    assert copied._last is not module._last
+    read = pickle.loads(pickle.dumps(module))
+    assert len(pickle.dumps(module)) < 2 * len(pickle.dumps(twin)) + 4000
+    torch.testing.assert_close(read(x)[0], module(x)[0])
+    module.double()
+    assert module(x.double())[0].dtype == torch.float64
+    output = module(x.double())[0]
+    module.weight_hh_l0.data = torch.zeros(20, 5, dtype=torch.float64)  # the way back reads the old ones
+    output.sum().backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+    assert not module(x.double())[0].requires_grad
+
+
+def test_memory_with_a_sign_to_come():
+    """A tensor that PyTorch negates when it is read."""
+    module, x = bptt.torch.RNN(3, 4), torch.randn(5, 2, 3)
+    minus = torch.complex(torch.zeros_like(x), x).conj().imag
+    assert minus.is_neg()
+    torch.testing.assert_close(module(minus.contiguous())[0], module(-x)[0])
+    torch.testing.assert_close(module(minus)[0], module(-x)[0])

@@ -85,6 +85,53 @@ def empty_vector(cnp.npy_intp count, dtype):
     return on_block(1, &count, kind.num, count * kind.itemsize)
 
 
+def carve(cnp.ndarray flat not None, shapes):
+    """Return views of a contiguous vector, one after the other, of these shapes; together they hold no more numbers."""
+    cdef list found = []
+    cdef cnp.npy_intp sizes[8]
+    cdef int64_t numbers, left = cnp.PyArray_SIZE(flat), size = cnp.PyArray_ITEMSIZE(flat)
+    cdef char *start = <char *>cnp.PyArray_DATA(flat)
+    cdef int n
+    for shape in shapes:
+        n, numbers = 0, 1
+        if len(shape) > 8:
+            raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
+        for length in shape:
+            sizes[n] = length
+            numbers *= sizes[n]
+            n += 1
+        left -= numbers
+        if left < 0 or not cnp.PyArray_IS_C_CONTIGUOUS(flat):
+            raise ValueError("flat: expected a contiguous vector of all numbers")
+        view = cnp.PyArray_SimpleNewFromData(n, sizes, cnp.PyArray_TYPE(flat), start)
+        cnp.set_array_base(view, flat)
+        if not cnp.PyArray_ISWRITEABLE(flat):
+            cnp.PyArray_CLEARFLAGS(view, cnp.NPY_ARRAY_WRITEABLE)
+        found.append(view)
+        start += numbers * size
+    return found
+
+
+def array_at(uintptr_t address, shape, bint double_precision, owner):
+    """Return the C-contiguous array of float64 or float32 that lies there; it keeps `owner`, whose memory that is."""
+    cdef cnp.npy_intp sizes[8]
+    cdef int n = 0, type_num = cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
+    cdef int64_t numbers = 1
+    if len(shape) > 8:
+        raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
+    for size in shape:
+        sizes[n] = size
+        numbers *= sizes[n]
+        n += 1
+    if numbers == 0:
+        return cnp.PyArray_EMPTY(n, sizes, type_num, 0)
+    if address == 0:
+        raise ValueError("address: expected memory, got none")
+    array = cnp.PyArray_SimpleNewFromData(n, sizes, type_num, <void *>address)
+    cnp.set_array_base(array, owner)
+    return array
+
+
 cdef object on_block(int ndim, cnp.npy_intp *shape, int type_num, int64_t nbytes):
     cdef Block block = take_block(nbytes)
     array = cnp.PyArray_SimpleNewFromData(ndim, shape, type_num, block.memory)

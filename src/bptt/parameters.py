@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
-from ._memory import empty_vector
+from ._memory import carve, empty_vector
 
 __all__ = ["Parameters", "initialise", "layer_shapes", "layer_weights", "suffixes"]
 
@@ -54,22 +53,18 @@ class Parameters(Mapping[str, NDArray[Any]]):
     0.5
     """
 
-    __slots__ = ("_flat", "_shapes", "_spans", "_views")
+    __slots__ = ("_flat", "_shapes", "_views")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
-        ends = list(accumulate(math.prod(shape) for shape in shapes.values()))
         self._shapes = dict(shapes)
-        self._spans = [slice(*span) for span in zip([0, *ends], ends, strict=False)]
-        self._allocate(ends[-1] if ends else 0, dtype)
+        self._allocate(sum(map(math.prod, shapes.values())), dtype)
 
     def _allocate(self, count: int, dtype: np.dtype[Any]) -> None:
         self._flat = empty_vector(count, dtype)
         self._name_views()
 
     def _name_views(self) -> None:
-        flat = self._flat
-        items = zip(self._shapes.items(), self._spans, strict=True)
-        self._views = {name: flat[span].reshape(shape) for (name, shape), span in items}
+        self._views = dict(zip(self._shapes, carve(self._flat, self._shapes.values()), strict=True))
 
     @property
     def flat(self) -> NDArray[Any]:
@@ -168,7 +163,7 @@ class Parameters(Mapping[str, NDArray[Any]]):
     def empty_like(self) -> Parameters:
         """Return uninitialised parameters of the same names, shapes and dtype, for gradients."""
         twin = Parameters.__new__(Parameters)
-        twin._shapes, twin._spans = self._shapes, self._spans
+        twin._shapes = self._shapes
         twin._allocate(self._flat.size, self._flat.dtype)
         return twin
 

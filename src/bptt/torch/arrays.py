@@ -16,13 +16,16 @@ from .. import _backend, _backward, _course, _forward
 from .._check import contiguous
 from .._course import ALL_STEPS, Course
 from .._kept import Kept, Slopes, Wanted
+from .._memory import array_at
 from ..parameters import Parameters, Weights
 from .plan import Plan, plan_of
 
-__all__ = ["Ready", "backward", "forward", "infer", "ready"]
+__all__ = ["Last", "Ready", "backward", "forward", "infer", "ready"]
 
 Array: TypeAlias = "NDArray[Any]"
 Tensor = torch.Tensor
+
+DOUBLE = {torch.float32: False, torch.float64: True}
 
 
 class Ready(NamedTuple):
@@ -38,16 +41,60 @@ class Ready(NamedTuple):
     course: Course
 
 
+class Last:
+    """What a module ran on the last time without lengths and resets.
+
+    It serves again while the weights lie where they lay: their arrays hold that memory, so that no other
+    tensor can have come to be there. Neither copied nor saved.
+    """
+
+    __slots__ = ("_given",)
+
+    def __init__(self) -> None:
+        self._given: tuple[Ready, str, list[tuple[int, Any]]] | None = None
+
+    def __reduce__(self) -> Any:
+        return Last, ()
+
+    def get(self, weights: Sequence[Tensor], settings: str) -> Ready | None:
+        """Return it if it serves for these."""
+        if self._given is None or self._given[1] != settings:
+            return None
+        for weight, (address, shape) in zip(weights, self._given[2], strict=True):
+            if weight.data_ptr() != address or weight.shape != shape or not weight.is_contiguous():
+                return None
+        return self._given[0]
+
+    def put(self, ready: Ready, weights: Sequence[Tensor], arrays: Sequence[Array], settings: str) -> None:
+        """Take it, unless an array is a copy of its weight."""
+        places = [(weight.data_ptr(), weight.shape) for weight in weights]
+        if all(array.ctypes.data == address for array, (address, _) in zip(arrays, places, strict=True)):
+            self._given = ready, settings, places
+
+
 def ready(
-    x: Tensor, weights: Sequence[Tensor], lengths: Tensor | None, resets: Tensor | None, settings: str
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    settings: str,
+    last: Last | None = None,
 ) -> Ready:
-    """Return what both ways run on, after a check of lengths and resets."""
+    """Return what both ways run on, lengths and resets checked; what `last` holds, if that serves."""
+    all_steps = lengths is None and resets is None
+    if last is not None and all_steps:
+        found = last.get(weights, settings)
+        if found is not None:
+            return found
     plan = plan_of(settings, x.dtype)
-    arrays = [*map(array, weights), None]
+    arrays = [array(weight.detach()) for weight in weights]
     course = ALL_STEPS
-    if lengths is not None or resets is not None:
+    if not all_steps:
         course = _course.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)
-    return Ready(plan, [pick(arrays) for pick in plan.parts], course)
+    made = Ready(plan, [pick([*arrays, None]) for pick in plan.parts], course)
+    if last is not None and all_steps:
+        last.put(made, weights, arrays, settings)
+    return made
 
 
 def infer(
@@ -76,7 +123,7 @@ def forward(
     The hidden states of a layer of one part are its output, and not returned twice.
     """
     plan, parts, course = ready
-    given = array(x), array(h_0), array(c_0)
+    given = memory(x), memory(h_0), memory(c_0)
     drawn = draws_of(masks, seeds, course)
     output, h_n, c_n, kept = _forward.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
     hidden = None
@@ -113,14 +160,14 @@ def backward(
     plan, parts, course = ready
     layout = plan.layout
     drawn = draws_of(masks, seeds, course)
-    first, h, c = course.sorted(array(x)), course.sorted(array(h_0)), course.sorted(array(c_0))
-    steps = course.sorted(array(output))[None] if layout.parts == 1 else array(hidden)
+    first, h, c = course.sorted(memory(x)), course.sorted(memory(h_0)), course.sorted(memory(c_0))
+    steps = course.sorted(memory(output))[None] if layout.parts == 1 else memory(hidden)
     assert steps is not None
-    has_c, saved = layout.has_cell_state, array(gates) if layout.saved else None
+    has_c, saved = layout.has_cell_state, memory(gates) if layout.saved else None
     core = _backend.core()
     inputs = _forward.inputs_of(core, layout, first, steps, drawn[0], course)
-    kept = Kept(inputs, h, c, steps, array(cells) if has_c else None, saved, *drawn, course)
-    errors = array(d_output), array(d_h_n), array(d_c_n) if has_c else None
+    kept = Kept(inputs, h, c, steps, memory(cells) if has_c else None, saved, *drawn, course)
+    errors = memory(d_output), memory(d_h_n), memory(d_c_n) if has_c else None
     parameters = plan.parameters.empty_like()
     blocks = (truncate[0], truncate[1]) if truncate[0] else None
     bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
@@ -138,6 +185,20 @@ def array(value: Tensor | None) -> Array | None:
         return None
     memory: Array = (value.detach() if value.requires_grad else value).numpy()
     return memory if value.is_contiguous() else contiguous(memory, memory.dtype)
+
+
+@overload
+def memory(value: Tensor) -> Array: ...
+@overload
+def memory(value: Tensor | None) -> Array | None: ...
+def memory(value: Tensor | None) -> Array | None:
+    """Return the same for the time of a call: the tensor may be given other memory afterwards."""
+    if value is None:
+        return None
+    double = DOUBLE.get(value.dtype)
+    if double is None or not value.is_contiguous() or not value.is_cpu or value.is_neg():
+        return array(value.resolve_neg())
+    return array_at(value.data_ptr(), value.shape, double, value)
 
 
 def tensor(value: Array | None) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import _check
 from ..parameters import suffixes
+from .arrays import Last
 from .plan import DTYPES, check_dtype, plan_of, settings_text
 from .run import run
 
@@ -29,6 +30,7 @@ class Recurrent(nn.RNNBase):
     _SHAPE: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
     _OPTIONS: ClassVar[dict[str, Any]] = {}  # attributes that torch.nn's module has not, as they are there
     _settings: str
+    _last: Last
     _weight_names: tuple[str, ...]
     _draws: bool  # whether there is recurrent dropout or zoneout
 
@@ -54,7 +56,7 @@ class Recurrent(nn.RNNBase):
         text = settings_text(self._KIND, **values)
         plan = plan_of(text, torch.float32)
         names, draws = tuple(plan.shapes), plan.layout.draws
-        self.__dict__.update(options, _settings=text, _weight_names=names, _draws=draws)
+        self.__dict__.update(options, _settings=text, _weight_names=names, _draws=draws, _last=Last())
 
     def _add_parameters(self) -> None:
         """Make the parameters that torch.nn's module has not, and list them with the others."""
@@ -163,7 +165,7 @@ class Recurrent(nn.RNNBase):
             x = x.to(dtype)
             h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
         drawn = self._draw(x) if self.training and (self.dropout or self._draws) else ([], None)
-        return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, *back)
+        return run(x, h_0, c_0, weights, *drawn, lengths, resets, self._settings, *back, self._last)
 
     def _draw(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Draw masks of dropout between layers, as torch.nn does, and seeds for what bptt draws itself."""

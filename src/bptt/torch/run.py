@@ -24,6 +24,7 @@ def run(
     settings: str,
     truncate: list[int],
     step_clip: list[float],
+    last: arrays.Last | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a layer; differentiable if autograd records and anything that the layer takes requires a gradient.
 
@@ -45,6 +46,8 @@ def run(
         k1 and k2 of truncated backpropagation through time; zeros: not truncated.
     step_clip : list of float
         Bounds of hidden, cell and gates inside the backward recursion; -1 for each: not clipped.
+    last : Last, optional
+        Of the module whose weights these are.
 
     Returns
     -------
@@ -67,9 +70,9 @@ def run(
     results: Any
     if plain(x):
         if recorded:
-            results = Recorded.apply((*spans, *back), *tensors)  # type: ignore[no-untyped-call]
+            results = Recorded.apply((*spans, *back), last, *tensors)  # type: ignore[no-untyped-call]
         else:
-            ready = arrays.ready(x, weights, *spans[2:])
+            ready = arrays.ready(x, weights, lengths, resets, settings, last)
             if masks or seeds is not None:
                 results = arrays.forward(x, h_0, c_0, ready, masks, seeds)
             else:
@@ -104,11 +107,11 @@ class Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, spans: tuple[Any, ...], x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
+        ctx: Any, spans: Any, last: Any, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run forward and save what `operators.kept` returns; spans: what `run` takes after the weights."""
-        masks, seeds, *given = spans[:-2]
-        ctx.ready = arrays.ready(x, weights, *given)
+        masks, seeds, lengths, resets, settings, *_ = spans
+        ctx.ready = arrays.ready(x, weights, lengths, resets, settings, last)
         results = arrays.forward(x, h_0, c_0, ctx.ready, masks, seeds)
         operators.keep(ctx, (x, h_0, c_0, weights, *spans), results)
         return results[:3]
@@ -117,13 +120,14 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, *errors: Any) -> tuple[Any, ...]:
         """Return the gradients; they cannot be differentiated again, which the operator says in time."""
         given: Any = operators.kept(ctx)
-        _, of_x, of_h, of_c, *_ = ctx.needs_input_grad
+        _, _, of_x, of_h, of_c, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
-            return None, d_x if of_x else None, d_h_0 if of_h else None, d_c_0 if of_c else None, *weights
+            states = d_h_0 if of_h else None, d_c_0 if of_c else None
+            return None, None, d_x if of_x else None, *states, *weights
         x, h_0, c_0, _, *drawn_and_tape, _, _, _, truncate, step_clip = given
         layer: Any = (x, h_0, c_0, ctx.ready, *drawn_and_tape)
         slopes, parameters = arrays.backward(*errors, *layer, truncate, step_clip, of_x)  # type: ignore[call-arg]
         states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
         weights = [torch.from_numpy(part) for part in parameters.values()]
-        return None, *map(arrays.tensor, (slopes.x, *states)), *weights
+        return None, None, *map(arrays.tensor, (slopes.x, *states)), *weights

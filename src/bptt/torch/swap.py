@@ -114,7 +114,7 @@ def restore(module: Module) -> Module:
             left.append(f"{name or 'the module itself'} (torch.nn has not all its options)")
         else:
             layer.__class__ = _THEIRS[kind]  # type: ignore[assignment]
-            for attribute in (*kind._OPTIONS, "_settings", "_weight_names", "_draws"):
+            for attribute in (*kind._OPTIONS, "_settings", "_weight_names", "_draws", "_last"):
                 del layer.__dict__[attribute]
     if left:
         warnings.warn(f"restore: left as they are: {'; '.join(left)}", UserWarning, stacklevel=2)
