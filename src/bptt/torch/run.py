@@ -123,8 +123,8 @@ class Recorded(torch.autograd.Function):
         _, _, of_x, of_h, of_c, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
-            states = d_h_0 if of_h else None, d_c_0 if of_c else None
-            return None, None, d_x if of_x else None, *states, *weights
+            of_states = d_h_0 if of_h else None, d_c_0 if of_c else None
+            return None, None, d_x if of_x else None, *of_states, *weights
         x, h_0, c_0, _, *drawn_and_tape, _, _, _, truncate, step_clip = given
         layer: Any = (x, h_0, c_0, ctx.ready, *drawn_and_tape)
         slopes, parameters = arrays.backward(*errors, *layer, truncate, step_clip, of_x)  # type: ignore[call-arg]
