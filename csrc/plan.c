@@ -2,15 +2,34 @@
 #include "plan.h"
 #include "team.h"
 
+#include <stdatomic.h>
+#include <unistd.h>
+
 static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
 static const double L3_BYTES_PER_CYCLE = 22;
 static const double L1_BYTES = 48e3;       /* what a panel may take from tile to tile */
-static const double L2_BYTES = 900e3;      /* what weights may take of a 1 MB L2 */
 static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
-static const double REGION = 40000;        /* entering and leaving a parallel region, threads half awake */
-static const double CELL = 90;             /* pointwise part of one vector of units */
+static const double EXCHANGE = 1;          /* bytes a cycle of what another core has just written: 8 KB take 2.3 us */
+/* Before a call enters its own floating-point mode whole numbers serve where others would leave a flag in the caller's.
+ */
+static const double REGION = 40000; /* entering and leaving a parallel region, threads half awake */
+static const double CELL = 90; /* pointwise part of one vector of units */
 enum { LEAST_HOISTED = 8 }; /* inputs; with fewer, a fused step costs less than the products' way through memory */
 static const int64_t HOIST_BYTES = 192 * 1024; /* of hoisted products that one thread keeps in its L2 */
+
+/* What weights may take of the L2 of one core, which has 1 MB where the system does not say. */
+static double l2_bytes(void) {
+  static atomic_long known;
+  long bytes = atomic_load_explicit(&known, memory_order_relaxed);
+  if (!bytes) {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    bytes = bytes > 0 ? bytes : 1 << 20;
+    atomic_store_explicit(&known, bytes, memory_order_relaxed);
+  }
+  return (double)(bytes / 8 * 7);
+}
 
 /* One thread's step: `rows` batch rows against `blocks` blocks, each a panel of the given depth. */
 static double step_cycles(int gates, double rows, double blocks, double depth, double vec_bytes, int tile_rows) {
@@ -18,15 +37,16 @@ static double step_cycles(int gates, double rows, double blocks, double depth, d
   double fma = rows * gates * depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
   double cycles = fma > stream ? fma : stream;
   if (panel * blocks >
-      L2_BYTES) /* hardly hidden behind the arithmetic: 25,16,1024,1024 takes 53 ms, split by units 41 */
+      l2_bytes()) /* hardly hidden behind the arithmetic: 25,16,1024,1024 takes 53 ms, split by units 41 */
     cycles += panel / L3_BYTES_PER_CYCLE;
   return blocks * (cycles + rows * CELL);
 }
 
 /* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. `units`: blocks
- * (or panels) of hidden units that can be split. */
-static plan choose_split(const bptt_problem *p, int gates, int64_t units, double depth, double vec_bytes,
-                         int tile_rows) {
+ * (or panels) of hidden units that can be split; `passed`: bytes of a row that a step reads of the one before, some of
+ * them from other threads where units are split. */
+static plan choose_split(const bptt_problem *p, int gates, int64_t units, double depth, int64_t passed,
+                         double vec_bytes, int tile_rows) {
   int most = (int)min_i64(p->threads, BPTT_MAX_THREADS);
   int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, units);
   double T = (double)p->T, B = (double)p->B;
@@ -34,8 +54,10 @@ static plan choose_split(const bptt_problem *p, int gates, int64_t units, double
   cycles[BPTT_SERIAL] = T * step_cycles(gates, B, (double)units, depth, vec_bytes, tile_rows);
   cycles[BPTT_SPLIT_ROWS] =
       REGION + T * step_cycles(gates, (double)ceil_div(p->B, by_rows), (double)units, depth, vec_bytes, tile_rows);
+  double others = B * (double)(passed / max_i64(1, by_units) * (by_units - 1));
   cycles[BPTT_SPLIT_HIDDEN] =
-      REGION + T * (BARRIER + step_cycles(gates, B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
+      REGION + T * (BARRIER + others / EXCHANGE +
+                    step_cycles(gates, B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
   plan chosen = {BPTT_SERIAL, 1, 0, 1};
   if (most > 1) {
     for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
@@ -67,7 +89,7 @@ range share_rows(const bptt_problem *p, int rank, int size) {
 plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
   int64_t blocks = ceil_div(p->H, lanes), panel_bytes = (int64_t)gates * lanes * size;
   double depth = (double)(p->I + width_of(p)), vec_bytes = (double)lanes * size;
-  plan chosen = choose_split(p, gates, blocks, depth, vec_bytes, tile_rows);
+  plan chosen = choose_split(p, gates, blocks, depth, width_of(p) * size, vec_bytes, tile_rows);
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
   int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
@@ -77,7 +99,7 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
   /* From tile to tile a panel stays in the L1, or half of it, if what goes with x is gone through before:
    * 100,32,128,128 2720 -> 2584 us, 50,32,200,200 3414 -> 3259; no matter where both fit. */
   int outgrows_l1 = rows > tile_rows && depth * (double)panel_bytes > L1_BYTES,
-      outgrows_l2 = depth * (double)(own * panel_bytes) > L2_BYTES;
+      outgrows_l2 = depth * (double)(own * panel_bytes) > l2_bytes();
   chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (thin || outgrows_l1 || outgrows_l2);
   if (p->hoist)
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
@@ -87,7 +109,8 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
 
 plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
   int64_t panels = max_i64(1, ceil_div(p->H, lanes) / WIDE_VECS);
-  plan chosen = choose_split(p, gates, panels, (double)(p->H + width_of(p)), (double)lanes * size, tile_rows);
+  plan chosen = choose_split(p, gates, panels, (double)(p->H + width_of(p)), gates * p->H * size, (double)lanes * size,
+                             tile_rows);
   int64_t steps = p->truncate_every ? min_i64(p->T, p->truncate_depth) : p->T;
   chosen.chunk = max_i64(1, min_i64(steps, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;
