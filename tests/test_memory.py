@@ -162,3 +162,31 @@ def test_environment_that_means_nothing():
     answer = subprocess.run([sys.executable, "-c", "import bptt"], env=environment, capture_output=True)
     assert answer.returncode == 1
     assert b"BPTT_KEEP_MB: expected megabytes, 0 to 1000000, got 'lots'" in answer.stderr
+
+
+def test_memory_is_carved_within_its_bounds():
+    """What the parameters and tensors stand on refuses shapes that lie, and vectors of anything else."""
+
+    class Lying(list):
+        def __len__(self):
+            return 2
+
+    flat = np.zeros(400, np.float32)
+    for shapes in ([Lying([1] * 20)], [(401,)], [(200,), (201,)], [(-1,)]):
+        with pytest.raises(ValueError, match="shape"):
+            blocks.carve(flat, shapes)
+    for other in (np.zeros(4, ">f4"), np.zeros(4, object), np.zeros(8, np.float32)[::2]):
+        with pytest.raises(ValueError, match="flat"):
+            blocks.carve(other, [(2,)])
+    with pytest.raises(ValueError, match="shape"):
+        blocks.array_at(flat.ctypes.data, Lying([1] * 20), False, flat)
+    with pytest.raises(ValueError, match="address"):
+        blocks.array_at(0, (3,), False, None)
+    first, rest = blocks.carve(flat, [(2, 3), (394,)])
+    rest[0] = first[1, 2] = 7
+    assert flat[5] == flat[6] == 7
+    flat.flags.writeable = False
+    assert not blocks.carve(flat, [(3,)])[0].flags.writeable
+    seen = blocks.array_at(flat.ctypes.data, (2, 200), False, flat)
+    assert seen.shape == (2, 200)
+    assert seen[0, 5] == 7

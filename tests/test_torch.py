@@ -830,6 +830,47 @@ def test_weights_that_lie_elsewhere_are_found():
     assert not module(x.double())[0].requires_grad
 
 
+def test_weights_that_are_read_otherwise_are_found():
+    """Same memory, another dtype or sign: as on a first call."""
+    module, x = bptt.torch.LSTM(3, 4), torch.randn(2, 2, 3)
+    module.requires_grad_(False)
+    module(x)
+    weight = module.weight_hh_l0
+    weight.data = weight.data.view(torch.int32)
+    with pytest.raises(TypeError, match="weight_hh"):
+        module(x)
+    weight.data = weight.data.view(torch.float32)
+    expected = torch.func.functional_call(module, {"weight_hh_l0": -weight.data}, (x,))[0]
+    module(x)
+    weight.data = torch._neg_view(weight.data)
+    torch.testing.assert_close(module(x)[0], expected)
+
+
+def test_weights_whose_memory_moves():
+    """`share_memory` moves the storage itself, also of what is held; FSDP empties and fills it."""
+    module, x = bptt.torch.LSTM(30, 40), torch.randn(20, 17, 30)
+    expected = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    output = module(x)[0]
+    module.share_memory()
+    hold = [torch.full_like(p, float("nan")) for p in module.parameters() for _ in range(3)]
+    found = torch.autograd.grad(output.sum(), list(module.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    del hold
+    module = bptt.torch.LSTM(30, 40)
+    before = module(x)[0]
+    for parameter in module.parameters():
+        storage, values = parameter.untyped_storage(), parameter.detach().clone()
+        size = storage.size()
+        storage.resize_(0)
+        hold = torch.full_like(values, float("nan"))
+        storage.resize_(size)
+        with torch.no_grad():
+            parameter.copy_(values)
+        assert hold.isnan().all()
+    torch.testing.assert_close(module(x)[0], before, rtol=0, atol=0)
+
+
 def test_memory_with_a_sign_to_come():
     """A tensor that PyTorch negates when it is read."""
     module, x = bptt.torch.RNN(3, 4), torch.randn(5, 2, 3)

@@ -64,16 +64,10 @@ def kept_memory():
 
 def empty(tuple shape, dtype):
     """Return a new C-contiguous array, its content whatever the memory held, as `numpy.empty`."""
-    cdef cnp.dtype kind = cnp.dtype(dtype)
+    cdef cnp.dtype kind = dtype if isinstance(dtype, cnp.dtype) else cnp.dtype(dtype)
     cdef cnp.npy_intp sizes[8]
     cdef int64_t nbytes = kind.itemsize
-    cdef int n = 0
-    if len(shape) > 8:
-        raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
-    for size in shape:
-        sizes[n] = size
-        nbytes *= sizes[n]  # the caller has checked that the product is small enough
-        n += 1
+    cdef int n = read_shape(shape, sizes, &nbytes)
     if nbytes < SMALL:
         return cnp.PyArray_EMPTY(n, sizes, kind.num, 0)
     return on_block(n, sizes, kind.num, nbytes)
@@ -81,48 +75,52 @@ def empty(tuple shape, dtype):
 
 def empty_vector(cnp.npy_intp count, dtype):
     """Return a new vector that starts at a cache line, its content whatever the memory held."""
-    cdef cnp.dtype kind = cnp.dtype(dtype)
+    cdef cnp.dtype kind = dtype if isinstance(dtype, cnp.dtype) else cnp.dtype(dtype)
     return on_block(1, &count, kind.num, count * kind.itemsize)
+
+
+cdef int read_shape(tuple shape, cnp.npy_intp *sizes, int64_t *numbers) except -1:
+    """Return how many dimensions there are; at most 8."""
+    cdef int n = 0
+    if len(shape) > 8:
+        raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
+    for size in shape:
+        sizes[n] = size
+        numbers[0] *= sizes[n]  # the caller has checked that the product is small enough
+        n += 1
+    return n
 
 
 def carve(cnp.ndarray flat not None, shapes):
     """Return views of a contiguous vector, one after the other, of these shapes; together they hold no more numbers."""
     cdef list found = []
     cdef cnp.npy_intp sizes[8]
-    cdef int64_t numbers, left = cnp.PyArray_SIZE(flat), size = cnp.PyArray_ITEMSIZE(flat)
+    cdef int64_t numbers, left = cnp.PyArray_SIZE(flat)
     cdef char *start = <char *>cnp.PyArray_DATA(flat)
-    cdef int n
+    cdef int n, type_num = cnp.PyArray_TYPE(flat)
+    if type_num not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64) or not cnp.PyArray_ISCARRAY_RO(flat):
+        raise ValueError("flat: expected contiguous float32 or float64")
     for shape in shapes:
-        n, numbers = 0, 1
-        if len(shape) > 8:
-            raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
-        for length in shape:
-            sizes[n] = length
-            numbers *= sizes[n]
-            n += 1
+        numbers = 1
+        n = read_shape(tuple(shape), sizes, &numbers)
         left -= numbers
-        if left < 0 or not cnp.PyArray_IS_C_CONTIGUOUS(flat):
-            raise ValueError("flat: expected a contiguous vector of all numbers")
-        view = cnp.PyArray_SimpleNewFromData(n, sizes, cnp.PyArray_TYPE(flat), start)
+        if left < 0 or numbers < 0:
+            raise ValueError(f"shapes: expected no more numbers than the {flat.size} of flat")
+        view = cnp.PyArray_SimpleNewFromData(n, sizes, type_num, start)
         cnp.set_array_base(view, flat)
         if not cnp.PyArray_ISWRITEABLE(flat):
             cnp.PyArray_CLEARFLAGS(view, cnp.NPY_ARRAY_WRITEABLE)
         found.append(view)
-        start += numbers * size
+        start += numbers * cnp.PyArray_ITEMSIZE(flat)
     return found
 
 
 def array_at(uintptr_t address, shape, bint double_precision, owner):
     """Return the C-contiguous array of float64 or float32 that lies there; it keeps `owner`, whose memory that is."""
     cdef cnp.npy_intp sizes[8]
-    cdef int n = 0, type_num = cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
     cdef int64_t numbers = 1
-    if len(shape) > 8:
-        raise ValueError(f"shape: expected at most 8 dimensions, got {len(shape)}")
-    for size in shape:
-        sizes[n] = size
-        numbers *= sizes[n]
-        n += 1
+    cdef int n = read_shape(tuple(shape), sizes, &numbers)
+    cdef int type_num = cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
     if numbers == 0:
         return cnp.PyArray_EMPTY(n, sizes, type_num, 0)
     if address == 0:

@@ -6,6 +6,7 @@ of a GRU) is None.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -25,6 +26,7 @@ __all__ = ["Last", "Ready", "backward", "forward", "infer", "ready"]
 Array: TypeAlias = "NDArray[Any]"
 Tensor = torch.Tensor
 
+ALL, ALL_BUT_INPUT = Wanted(), Wanted(input=False)
 DOUBLE = {torch.float32: False, torch.float64: True}
 
 
@@ -39,19 +41,25 @@ class Ready(NamedTuple):
     plan: Plan
     parts: list[Weights]
     course: Course
+    held: list[Tensor]
+    addresses: list[int]
+
+    def stands(self) -> bool:
+        """Whether the weights are where the arrays look for them: `share_memory` moves even what is held."""
+        return all(map(operator.eq, map(Tensor.data_ptr, self.held), self.addresses))
 
 
 class Last:
     """What a module ran on the last time without lengths and resets.
 
-    It serves again while the weights lie where they lay: their arrays hold that memory, so that no other
-    tensor can have come to be there. Neither copied nor saved.
+    It serves again while the weights lie where they lay, as they lay: they are held, so that no other tensor
+    can have come to be there. Neither copied nor saved.
     """
 
     __slots__ = ("_given",)
 
     def __init__(self) -> None:
-        self._given: tuple[Ready, str, list[tuple[int, Any]]] | None = None
+        self._given: tuple[Ready, str] | None = None
 
     def __reduce__(self) -> Any:
         return Last, ()
@@ -60,16 +68,17 @@ class Last:
         """Return it if it serves for these."""
         if self._given is None or self._given[1] != settings:
             return None
-        for weight, (address, shape) in zip(weights, self._given[2], strict=True):
-            if weight.data_ptr() != address or weight.shape != shape or not weight.is_contiguous():
+        ready = self._given[0]
+        for weight, held, address in zip(weights, ready.held, ready.addresses, strict=True):
+            same = weight.data_ptr() == address and weight.shape == held.shape and weight.dtype == held.dtype
+            if not same or not weight.is_contiguous() or weight.is_neg():
                 return None
-        return self._given[0]
+        return ready if ready.stands() else None
 
-    def put(self, ready: Ready, weights: Sequence[Tensor], arrays: Sequence[Array], settings: str) -> None:
+    def put(self, ready: Ready, arrays: Sequence[Array], settings: str) -> None:
         """Take it, unless an array is a copy of its weight."""
-        places = [(weight.data_ptr(), weight.shape) for weight in weights]
-        if all(array.ctypes.data == address for array, (address, _) in zip(arrays, places, strict=True)):
-            self._given = ready, settings, places
+        if all(array.ctypes.data == at for array, at in zip(arrays, ready.addresses, strict=True)):
+            self._given = ready, settings
 
 
 def ready(
@@ -87,13 +96,15 @@ def ready(
         if found is not None:
             return found
     plan = plan_of(settings, x.dtype)
-    arrays = [array(weight.detach()) for weight in weights]
+    held = [weight.detach() for weight in weights]
+    arrays = [memory(weight) for weight in held]
     course = ALL_STEPS
     if not all_steps:
         course = _course.course_of(plan.layout, lengths, resets, x.shape[0], x.shape[1], True)
-    made = Ready(plan, [pick([*arrays, None]) for pick in plan.parts], course)
+    parts = [pick([*arrays, None]) for pick in plan.parts]
+    made = Ready(plan, parts, course, held, [weight.data_ptr() for weight in held])
     if last is not None and all_steps:
-        last.put(made, weights, arrays, settings)
+        last.put(made, arrays, settings)
     return made
 
 
@@ -104,7 +115,7 @@ def infer(
     ready: Ready,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
-    plan, parts, course = ready
+    plan, parts, course = ready[:3]
     given = array(x), array(h_0), array(c_0)
     output, h_n, c_n = _forward.infer(_backend.core(), plan.layout, parts, None, *given, course)
     return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n)
@@ -122,7 +133,7 @@ def forward(
 
     The hidden states of a layer of one part are its output, and not returned twice.
     """
-    plan, parts, course = ready
+    plan, parts, course = ready[:3]
     given = memory(x), memory(h_0), memory(c_0)
     drawn = draws_of(masks, seeds, course)
     output, h_n, c_n, kept = _forward.forward(_backend.core(), plan.layout, parts, *given, *drawn, course)
@@ -157,7 +168,7 @@ def backward(
 
     Of hidden, cells and gates only those that there are for the layer are read.
     """
-    plan, parts, course = ready
+    plan, parts, course = ready[:3]
     layout = plan.layout
     drawn = draws_of(masks, seeds, course)
     first, h, c = course.sorted(memory(x)), course.sorted(memory(h_0)), course.sorted(memory(c_0))
@@ -169,9 +180,12 @@ def backward(
     kept = Kept(inputs, h, c, steps, memory(cells) if has_c else None, saved, *drawn, course)
     errors = memory(d_output), memory(d_h_n), memory(d_c_n) if has_c else None
     parameters = plan.parameters.empty_like()
-    blocks = (truncate[0], truncate[1]) if truncate[0] else None
-    bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
-    wanted = Wanted(truncate=blocks, step_clip=bounds, input=wants_x)
+    if truncate[0] or step_clip[0] >= 0:
+        blocks = (truncate[0], truncate[1]) if truncate[0] else None
+        bounds = (step_clip[0], step_clip[1], step_clip[2]) if step_clip[0] >= 0 else None
+        wanted = Wanted(truncate=blocks, step_clip=bounds, input=wants_x)
+    else:
+        wanted = ALL if wants_x else ALL_BUT_INPUT
     return _backward.backward(core, layout, parts, kept, *errors, parameters, wanted), parameters
 
 
@@ -192,7 +206,7 @@ def memory(value: Tensor) -> Array: ...
 @overload
 def memory(value: Tensor | None) -> Array | None: ...
 def memory(value: Tensor | None) -> Array | None:
-    """Return the same for the time of a call: the tensor may be given other memory afterwards."""
+    """Return the same, without a hold on the memory: the tensor may be given other memory afterwards."""
     if value is None:
         return None
     double = DOUBLE.get(value.dtype)

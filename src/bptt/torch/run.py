@@ -11,6 +11,8 @@ from . import arrays, operators
 
 __all__ = ["run"]
 
+PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def run(
     x: Tensor,
@@ -65,7 +67,9 @@ def run(
             "bptt.torch: the transforms of torch.func are not supported; functional_call and autograd are"
         )
     tensors, back = (x, h_0, c_0, *weights), (truncate, step_clip)
-    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    recorded = torch.is_grad_enabled() and (
+        x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
+    )
     spans: Any = masks, seeds, lengths, resets, settings
     results: Any
     if plain(x):
@@ -94,7 +98,7 @@ def plain(x: Tensor) -> bool:
     of a small layer.
     """
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
+        type(x) in PLAIN
         and x.is_cpu
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
@@ -125,8 +129,11 @@ class Recorded(torch.autograd.Function):
             d_x, d_h_0, d_c_0, weights = operators.gradients(errors, given)
             of_states = d_h_0 if of_h else None, d_c_0 if of_c else None
             return None, None, d_x if of_x else None, *of_states, *weights
-        x, h_0, c_0, _, *drawn_and_tape, _, _, _, truncate, step_clip = given
-        layer: Any = (x, h_0, c_0, ctx.ready, *drawn_and_tape)
+        x, h_0, c_0, kept_weights, *drawn_and_tape, lengths, resets, settings, truncate, step_clip = given
+        ready = ctx.ready
+        if not ready.stands():
+            ready = arrays.ready(x, kept_weights, lengths, resets, settings)
+        layer: Any = (x, h_0, c_0, ready, *drawn_and_tape)
         slopes, parameters = arrays.backward(*errors, *layer, truncate, step_clip, of_x)  # type: ignore[call-arg]
         states = slopes.h_0 if of_h else None, slopes.c_0 if of_c else None
         weights = [torch.from_numpy(part) for part in parameters.values()]
