@@ -65,17 +65,18 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
     SWITCH_ROWS(rows, most, CASE##1)                                                                                   \
   }
 
-/* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. */
+/* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. Zeros are
+ * read like sums, and `how` is hidden behind the loop: else GCC makes a copy of the loop for each of the ways. */
+static const REAL NAME(no_sums)[WIDE_ROWS * (WIDE_VECS + 1) * LANES];
+
 INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, const REAL *a, int64_t row,
                             const REAL *panel) {
   vec acc[R][V];
-  if (how == PRODUCT_GOES_ON) {
-    UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(sum + n * LANES);
-  } else {
-    UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
-  }
+  const REAL *from = how == PRODUCT_GOES_ON ? sum : NAME(no_sums);
+  __asm__("" : "+r"(from));
+  UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(from + n * LANES);
   NAME(tile_product)(R, V, acc, 0, V, depth, a, row, 1, panel);
-  __asm__("" : "+r"(how)); /* else GCC makes a copy of the loop for each of what follows it */
+  __asm__("" : "+r"(how));
   if (how == PRODUCT_ADDED) {
     UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, vload(sum + n * LANES) + acc[n / V][n % V]);
   } else {
