@@ -65,10 +65,10 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
     SWITCH_ROWS(rows, most, CASE##1)                                                                                   \
   }
 
-/* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. Zeros are
- * read like sums, and `how` is hidden behind the loop: else GCC makes a copy of the loop for each of the ways. */
 static const REAL NAME(no_sums)[WIDE_ROWS * (WIDE_VECS + 1) * LANES];
 
+/* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. Zeros are
+ * read like sums, and `how` is hidden behind the loop: else GCC makes a copy of the loop for each of the ways. */
 INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, const REAL *a, int64_t row,
                             const REAL *panel) {
   vec acc[R][V];

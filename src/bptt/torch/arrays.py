@@ -116,7 +116,7 @@ def infer(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return output (T, B, D*H), h_n and c_n (L*D, B, H), and keep nothing."""
     plan, parts, course = ready[:3]
-    given = array(x), array(h_0), array(c_0)
+    given = memory(x), memory(h_0), memory(c_0)
     output, h_n, c_n = _forward.infer(_backend.core(), plan.layout, parts, None, *given, course)
     return torch.from_numpy(output), torch.from_numpy(h_n), tensor(c_n)
 
@@ -190,28 +190,21 @@ def backward(
 
 
 @overload
-def array(value: Tensor) -> Array: ...
-@overload
-def array(value: Tensor | None) -> Array | None: ...
-def array(value: Tensor | None) -> Array | None:
-    """Return the memory of a tensor, or a contiguous copy."""
-    if value is None:
-        return None
-    memory: Array = (value.detach() if value.requires_grad else value).numpy()
-    return memory if value.is_contiguous() else contiguous(memory, memory.dtype)
-
-
-@overload
 def memory(value: Tensor) -> Array: ...
 @overload
 def memory(value: Tensor | None) -> Array | None: ...
 def memory(value: Tensor | None) -> Array | None:
-    """Return the same, without a hold on the memory: the tensor may be given other memory afterwards."""
+    """Return the memory of a tensor, or a contiguous copy.
+
+    It has no hold on the memory if the tensor is given another: for the time of a call, or of a tensor that
+    is nobody else's.
+    """
     if value is None:
         return None
     double = DOUBLE.get(value.dtype)
     if double is None or not value.is_contiguous() or not value.is_cpu or value.is_neg():
-        return array(value.resolve_neg())
+        found: Array = value.detach().resolve_neg().numpy()
+        return contiguous(found, found.dtype)
     return array_at(value.data_ptr(), value.shape, double, value)
 
 
@@ -222,5 +215,5 @@ def tensor(value: Array | None) -> Tensor | None:
 
 def draws_of(masks: Sequence[Tensor], seeds: Tensor | None, course: Course) -> tuple[list[Array], list[int]]:
     """Return masks, rows as they run, and the seed of each part."""
-    sorted_ = [course.sorted(array(mask)) for mask in masks] if masks else []
+    sorted_ = [course.sorted(memory(mask)) for mask in masks] if masks else []
     return sorted_, [] if seeds is None else seeds.tolist()
