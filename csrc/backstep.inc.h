@@ -217,13 +217,14 @@ INLINE vec NAME(flows_back)(const NAME(backward_step) * s, int64_t b, int64_t un
   return NAME(gate_sum)(sum, job->hh_gates);
 }
 
-/* (L18): dz of step t+1 against the panel of weight_hh whose first column is `first`, rows b .. b+rows-1. */
+/* (L18): dz of step t+1 against the panel of weight_hh whose first column is `first`, rows b .. b+rows-1; that of the
+ * panel after it is `next`. */
 INLINE void NAME(recurrent_sums)(const NAME(backward_step) * s, int rows, int vecs, REAL *sum, int64_t b, int64_t first,
-                                 const NAME(ahead) (*ahead)[2], int64_t units) {
+                                 int64_t next, const NAME(ahead) (*ahead)[2], int64_t units) {
   const NAME(backward_job) *job = s->job;
   const int64_t H = job->p->H;
   NAME(gate_sums)(rows, vecs, job->hh_gates, sum, H, s->dz_next + b * job->pitch + HH_FIRST * H, job->pitch,
-                  job->hh + first * job->hh_gates * H, ahead, units);
+                  job->hh + first * job->hh_gates * H, job->hh + next * job->hh_gates * H, ahead, units);
 }
 
 /* Row b alone, V vectors from vector `at` of the panel of `wide` that starts at hidden unit `panel`: (L18) of step t+1,
@@ -307,8 +308,14 @@ INLINE void NAME(backward_cells)(const NAME(backward_step) * s, int rows, int64_
  * the hardware fetches enough by itself, and asking costs: 100,32,40,40 797 -> 816, 64 no matter. */
 enum { NAME(LEAST_AHEAD) = 384 };
 
+/* First unit of the panel after the one of which `left` are left, or of this one, the last. */
+INLINE int64_t NAME(unit_after)(range panels, int64_t left, int down) {
+  return next_of(panels, max_i64(left - 1, 1), 1, down) * WIDE_VECS * LANES;
+}
+
 /* Rows b .. b+rows-1, one panel: (L18) of step t+1, then (L11)-(L17) of step t. */
-NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int64_t next,
+                                   int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
@@ -321,9 +328,9 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
   }
   if (HAS_CELL_STATE && s->dh)
     NAME(gate_sums)(rows, vecs, 1, sum, job->W, s->dh + b * job->dh_pitch, job->dh_pitch, job->second + first * job->W,
-                    ahead, units);
+                    job->second + next * job->W, ahead, units);
   else if (s->dz_next)
-    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, ahead, units);
+    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, next, ahead, units);
   if (job->plain == 2 && s->dz_next)
     NAME(backward_cells)(s, rows, b, first, vecs, sum, 2);
   else if (job->plain && s->dz_next)
@@ -333,13 +340,14 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
 }
 
 NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
-  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+  for (int64_t left = panels.end - panels.begin; left > 0; left--) {
+    int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(s->job->p->H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
       if (n > 1)
-        NAME(backward_block)(s, n, b, first, vecs);
+        NAME(backward_block)(s, n, b, first, NAME(unit_after)(panels, left, s->t & 1), vecs);
       if (n == 1 && vecs > 1)
         NAME(backward_lone)(2, s, b, first, vecs, 0);
       if (n == 1 && vecs != 2)
@@ -353,14 +361,15 @@ NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows,
 
 /* With a projection, its outputs: from dz of step t+1 to the gradients that go into it; numbers [first, first + vecs
  * vectors) of h_t of rows b .. b+rows-1. */
-NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_t b, int64_t first, int64_t next,
+                                 int vecs) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   const int64_t W = job->W;
   const vec bound = vset1((REAL)job->options.proj_clip);
   REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
   if (s->dz_next)
-    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, NULL, 0);
+    NAME(recurrent_sums)(s, rows, vecs, sum, b, first, next, NULL, 0);
   for (int r = 0; r < rows; r++, b++) {
     int reset = is_reset(p, s->t, b);
     for (int v = 0; v < vecs; v++) {
@@ -387,12 +396,15 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
 }
 
 NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range panels) {
-  for (int64_t panel = panels.begin; panel < panels.end; panel++)
+  for (int64_t left = panels.end - panels.begin; left > 0; left--) {
+    int64_t panel = next_of(panels, left, 1, s->t & 1);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(wide_vecs)(s->job->W, panel));
+      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(unit_after)(panels, left, s->t & 1),
+                         NAME(wide_vecs)(s->job->W, panel));
       b += n;
     }
+  }
 }
 
 #endif
@@ -404,13 +416,14 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
   const bptt_problem *p = job->p;
   int64_t H = p->H;
   REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
-  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+  for (int64_t left = panels.end - panels.begin; left > 0; left--) {
+    int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(H, panel);
     for (int64_t b = rows.begin; b < rows.end;) {
       int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H, NULL,
-                      0); /* (G23) */
+      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H,
+                      job->second + NAME(unit_after)(panels, left, s->t & 1) * H, NULL, 0); /* (G23) */
       for (int r = 0; r < n; r++, b++) {
         if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
           continue;

@@ -65,9 +65,10 @@ static void NAME(prefetch_rows)(const NAME(ahead) * a, int64_t first, int rows, 
 }
 
 /* The first `gates` gates of up to ROW_BLOCK rows, H units each: GATE_SUMS numbers, for gate_sum() to read. What the
- * caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time. */
+ * caller names in `ahead` (two arrays for each gate, or NULL) is fetched meanwhile, a few lines at a time, and the
+ * panel `next` that comes after this one. */
 NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                              const REAL *panel, const NAME(ahead) (*ahead)[2], int64_t units) {
+                              const REAL *panel, const REAL *next, const NAME(ahead) (*ahead)[2], int64_t units) {
   if (rows == 1) {
     vec lone[WIDE_VECS + 1];
     if (vecs > 1)
@@ -80,7 +81,10 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
     }
     return;
   }
-  for (int gate = 0; gate < gates; gate++) {
+  for (int gate = 0; gate < gates; gate++, panel += H * vecs * LANES) {
+    NAME(fetch)
+    fetch =
+        NAME(fetch_of)(gate + 1 < gates ? panel + H * vecs * LANES : next, vecs, ceil_div(rows, NAME(wide_rows)(vecs)));
     for (int r = 0; r < rows;) {
       int n = (int)next_tile(rows - r, NAME(wide_rows)(vecs));
       if (ahead) {
@@ -88,8 +92,9 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
         NAME(prefetch_rows)(&ahead[gate][1], r, n, units);
       }
       NAME(wide_product)(gate % 2 ? PRODUCT_ADDED : PRODUCT_ALONE, n, vecs,
-                         sum + gate / 2 * OTHER_SUM + r * vecs * LANES, H, dz + r * pitch + gate * H, pitch,
-                         panel + gate * H * vecs * LANES);
+                         sum + gate / 2 * OTHER_SUM + r * vecs * LANES, H, dz + r * pitch + gate * H, pitch, panel,
+                         &fetch);
+      NAME(fetch_on)(&fetch, H);
       r += n;
     }
   }

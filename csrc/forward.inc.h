@@ -2,12 +2,13 @@
 
 /* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
 INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
-                             int64_t z_pitch, int64_t block) {
+                             int64_t z_pitch, int64_t block, const NAME(fetch) * fetch) {
   vec sum[R][GATES];
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
   }
-  NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1, w->ih + block * I * MATRIX_GATES * LANES);
+  NAME(tile_product_asking)(1, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1,
+                            w->ih + block * I * MATRIX_GATES * LANES, fetch->next, fetch->pace);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
   }
@@ -20,9 +21,10 @@ static void NAME(input_tail)(const NAME(cell_weights) * w, int rows, int64_t I, 
                              int64_t z_pitch) {
   REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
   const int V = w->tail;
+  const NAME(fetch) none = {w->tail_bias, 0, 0};
   for (int n = 0; n < rows * V; n++)
     vstore(sum + n * LANES, vload(w->tail_bias + n % V * LANES));
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, I, x, x_pitch, w->tail_ih);
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, I, x, x_pitch, w->tail_ih, &none);
   for (int n = 0; n < rows * V; n++)
     vstore(z + n / V * z_pitch + n % V * LANES, vload(sum + n * LANES));
 }
@@ -38,11 +40,15 @@ NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int64_t I, const REA
     NAME(input_tail)(w, (int)n, I, x, x_pitch, z, z_pitch);
   }
 #endif
+  int64_t next = min_i64(block + 1, w->blocks - 1);
+  NAME(fetch)
+  fetch = NAME(fetch_of)(w->ih + next * I * MATRIX_GATES * LANES, MATRIX_GATES, ceil_div(tokens, TILE_ROWS));
   while (tokens > 0) {
     int64_t n = next_tile(tokens, TILE_ROWS);
-#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block)
+#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block, &fetch)
     SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
+    NAME(fetch_on)(&fetch, I);
     tokens -= n;
     x += n * x_pitch;
     z += n * z_pitch;
@@ -87,6 +93,7 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
 static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t) {
   const bptt_problem *p = job->p;
   int64_t state = p->B * p->H;
+  s->down = t & 1;
   s->x = (const REAL *)p->x + t * p->B * p->I;
   s->output = (REAL *)p->output + t * p->B * s->W;
   s->h = p->P ? job->middle : s->output;

@@ -5,17 +5,49 @@
  * chain of fused multiply-adds with k ascending, so its bits do not depend on the tile it happens to be in.
  */
 
-/* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v] */
-INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int first, int vecs, int64_t depth,
-                               const REAL *a, int64_t row, int64_t step, const REAL *panel) {
+/* What the tiles of one pass over a panel ask for meanwhile: the panel that comes next, which may have to come from
+ * beyond the L2; else the first tile would wait for it. One line at each k; where tiles are too few for all lines,
+ * every second one, as caches fetch lines in pairs. */
+typedef struct {
+  const REAL *next;
+  int64_t pace;
+  int tiles; /* that ask; the others go on asking for the same line */
+} NAME(fetch);
+
+INLINE NAME(fetch) NAME(fetch_of)(const REAL *next, int vecs, int64_t tiles) {
+  int lines = (int)ceil_div(vecs * VEC_BYTES, 64), each = lines > tiles ? 2 : 1;
+  return (NAME(fetch)){next, each * 64 / (int64_t)sizeof(REAL), (lines + each - 1) / each};
+}
+
+/* After a tile. */
+INLINE void NAME(fetch_on)(NAME(fetch) * fetch, int64_t depth) {
+  fetch->next += depth * fetch->pace;
+  if (--fetch->tiles <= 0)
+    fetch->pace = 0;
+}
+
+/* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v]; with `asks`, a literal, the lines at next +
+ * k*pace are fetched. */
+INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows][wide], int first, int vecs,
+                                      int64_t depth, const REAL *a, int64_t row, int64_t step, const REAL *panel,
+                                      const REAL *next, int64_t pace) {
   for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
     vec w[4];
+    if (asks) {
+      vfetch(next);
+      next += pace;
+    }
     UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
       vec a_rk = vset1(a[r * row]);
       UNROLL for (int v = 0; v < vecs; v++) acc[r][first + v] = vfma(a_rk, w[v], acc[r][first + v]);
     }
   }
+}
+
+INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int first, int vecs, int64_t depth,
+                               const REAL *a, int64_t row, int64_t step, const REAL *panel) {
+  NAME(tile_product_asking)(0, rows, wide, acc, first, vecs, depth, a, row, step, panel, NULL, 0);
 }
 
 /* One row, `vecs` vectors of `panels` panels at once: enough independent chains to fill the FMA units.
@@ -70,12 +102,12 @@ static const REAL NAME(no_sums)[WIDE_ROWS * (WIDE_VECS + 1) * LANES];
 /* R rows, `row` apart, against a panel of V vectors: sum[row][vecs][LANES], how is said in variant.inc.h. Zeros are
  * read like sums, and `how` is hidden behind the loop: else GCC makes a copy of the loop for each of the ways. */
 INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, const REAL *a, int64_t row,
-                            const REAL *panel) {
+                            const REAL *panel, const NAME(fetch) * fetch) {
   vec acc[R][V];
   const REAL *from = how == PRODUCT_GOES_ON ? sum : NAME(no_sums);
   __asm__("" : "+r"(from));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(from + n * LANES);
-  NAME(tile_product)(R, V, acc, 0, V, depth, a, row, 1, panel);
+  NAME(tile_product_asking)(1, R, V, acc, 0, V, depth, a, row, 1, panel, fetch->next, fetch->pace);
   __asm__("" : "+r"(how));
   if (how == PRODUCT_ADDED) {
     UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, vload(sum + n * LANES) + acc[n / V][n % V]);
@@ -90,10 +122,10 @@ INLINE int NAME(wide_rows)(int vecs) {
 }
 
 NOINLINE void NAME(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth, const REAL *a, int64_t row,
-                                 const REAL *panel) {
-#define CASE1(R) NAME(wide_tile)(R, 1, how, sum, depth, a, row, panel)
-#define CASE2(R) NAME(wide_tile)(R, 2, how, sum, depth, a, row, panel)
-#define CASE3(R) NAME(wide_tile)(R, 3, how, sum, depth, a, row, panel)
+                                 const REAL *panel, const NAME(fetch) * fetch) {
+#define CASE1(R) NAME(wide_tile)(R, 1, how, sum, depth, a, row, panel, fetch)
+#define CASE2(R) NAME(wide_tile)(R, 2, how, sum, depth, a, row, panel, fetch)
+#define CASE3(R) NAME(wide_tile)(R, 3, how, sum, depth, a, row, panel, fetch)
   if (vecs == 1) {
     SWITCH_ROWS(rows, WIDE_ROWS, CASE1)
   } else if (vecs == 2) {

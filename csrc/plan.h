@@ -49,6 +49,12 @@ static inline int64_t next_tile(int64_t rows, int64_t most) {
   return rows <= most ? rows : ceil_div(rows, ceil_div(rows, most));
 }
 
+/* Where the next `n` of the `left` items of r begin. Each step goes the other way than the one before: of weights that
+ * outgrow the cache, what it read last is there still. */
+static inline int64_t next_of(range r, int64_t left, int64_t n, int down) {
+  return down ? r.begin + left - n : r.end - left;
+}
+
 /* The pointwise options of a cell, its defaults filled in. */
 typedef struct {
   int special; /* any that the pointwise half heeds is not the default */

@@ -23,33 +23,39 @@ NOINLINE void NAME(second_leave)(const NAME(forward_step) * s, vec sum, int64_t 
 }
 
 /* Rows b .. b+R-1 of one panel of V vectors. */
-INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_t b, int64_t panel) {
+INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_t b, int64_t panel,
+                              const NAME(fetch) * fetch) {
   int64_t unit = panel * SECOND_VECS * LANES;
   vec sum[R][V];
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) sum[r][v] = (vec){0};
   }
-  NAME(tile_product)(R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
-                     s->w->second + unit * s->H);
+  NAME(tile_product_asking)(1, R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
+                            s->w->second + unit * s->H, fetch->next, fetch->pace);
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++)
       NAME(second_leave)(s, sum[r][v], b + r, unit + v * LANES);
 }
 
 NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
-  for (int64_t panel = s->second.begin; panel < s->second.end; panel++) {
+  for (int64_t left = s->second.end - s->second.begin; left > 0; left--) {
+    int64_t panel = next_of(s->second, left, 1, s->down);
     int V = NAME(panel_vecs)(s->W, panel, SECOND_VECS);
+    int64_t next = next_of(s->second, max_i64(left - 1, 1), 1, s->down), rows = s->rows.end - s->rows.begin;
+    NAME(fetch)
+    fetch = NAME(fetch_of)(s->w->second + next * SECOND_VECS * LANES * s->H, V, ceil_div(rows, TILE_ROWS));
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
-#define CASE1(R) NAME(second_tile)(R, 1, s, b, panel)
-#define CASE2(R) NAME(second_tile)(R, 2, s, b, panel)
-#define CASE3(R) NAME(second_tile)(R, 3, s, b, panel)
-#define CASE4(R) NAME(second_tile)(R, 4, s, b, panel)
+#define CASE1(R) NAME(second_tile)(R, 1, s, b, panel, &fetch)
+#define CASE2(R) NAME(second_tile)(R, 2, s, b, panel, &fetch)
+#define CASE3(R) NAME(second_tile)(R, 3, s, b, panel, &fetch)
+#define CASE4(R) NAME(second_tile)(R, 4, s, b, panel, &fetch)
       SWITCH_TILE(n, TILE_ROWS, V, CASE)
 #undef CASE1
 #undef CASE2
 #undef CASE3
 #undef CASE4
+      NAME(fetch_on)(&fetch, s->H);
       b += n;
     }
   }

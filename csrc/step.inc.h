@@ -17,6 +17,7 @@ typedef struct {
   cell_options options;
   NAME(zone) zone;
   range rows, blocks;      /* this thread's */
+  int down;                /* the last block comes first */
   range second;            /* its panels of the second product; none: there is no such product */
   const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
   int64_t z_block;         /* from block to block in z */
@@ -92,7 +93,8 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
 }
 
 /* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cells. */
-INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block) {
+INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block,
+                               const NAME(fetch) * x_fetch, const NAME(fetch) * h_fetch) {
   const NAME(cell_weights) *w = s->w;
   vec sum[R][GATES];
   if (s->z) {
@@ -104,16 +106,16 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
     UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
     }
-    NAME(tile_product)(R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
-                       w->ih + block * s->I * MATRIX_GATES * LANES);
+    NAME(tile_product_asking)(1, R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
+                              w->ih + block * s->I * MATRIX_GATES * LANES, x_fetch->next, x_fetch->pace);
   }
   const REAL *h = s->h_seen + b * s->seen_pitch;
   if (CANDIDATE_ALONE && s->options.reset_before)
-    NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
-                       w->hh + block * s->W * (MATRIX_GATES - 1) * LANES);
+    NAME(tile_product_asking)(1, R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
+                              w->hh + block * s->W * (MATRIX_GATES - 1) * LANES, h_fetch->next, h_fetch->pace);
   else
-    NAME(tile_product)(R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
-                       w->hh + block * s->W * MATRIX_GATES * LANES);
+    NAME(tile_product_asking)(1, R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
+                              w->hh + block * s->W * MATRIX_GATES * LANES, h_fetch->next, h_fetch->pace);
   NAME(forward_rows)(s, R, sum, b, block);
 }
 
@@ -135,14 +137,16 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   const int V = w->tail;
   REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
   vec z[WIDE_ROWS][GATES];
+  const NAME(fetch) none = {w->tail_bias, 0, 0};
   const REAL *from =
       s->z ? s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES : w->tail_bias;
   for (int r = 0; r < rows; r++, from += s->z ? GATES * LANES : 0)
     for (int v = 0; v < V; v++)
       vstore(sum + (r * V + v) * LANES, vload(from + v * LANES));
   if (!s->z)
-    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->tail_ih);
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch, w->tail_hh);
+    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->tail_ih, &none);
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch, w->tail_hh,
+                     &none);
   if (s->options.special || w->peephole) {
     for (int r = 0; r < rows; r++)
       NAME(tail_sums)(V, sum + r * V * LANES, z[r]);
@@ -199,10 +203,12 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
-  int64_t rows = s->rows.end - s->rows.begin, end = s->blocks.end;
+  int64_t rows = s->rows.end - s->rows.begin;
+  range blocks = s->blocks;
+  int hh_gates = MATRIX_GATES - (CANDIDATE_ALONE && s->options.reset_before);
 #if HAS_TAIL
-  if (s->w->tail && end == s->w->blocks && s->blocks.begin < end) {
-    end--;
+  if (s->w->tail && blocks.end == s->w->blocks && blocks.begin < blocks.end) {
+    blocks.end--;
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int n = (int)next_tile(s->rows.end - b, WIDE_ROWS);
       NAME(forward_tail)(s, n, b);
@@ -211,21 +217,27 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   }
 #endif
   if (rows == 1) {
-    for (int64_t block = s->blocks.begin; block < end;) {
-      int64_t n = next_tile(end - block, LONE_BLOCKS);
+    for (int64_t left = blocks.end - blocks.begin, n; left > 0; left -= n) {
+      n = next_tile(left, LONE_BLOCKS);
+      int64_t block = next_of(blocks, left, n, s->down);
 #define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
       SWITCH_ROWS(n, LONE_BLOCKS, CASE)
 #undef CASE
-      block += n;
     }
     return;
   }
-  for (int64_t block = s->blocks.begin; block < end; block++) {
+  for (int64_t left = blocks.end - blocks.begin; left > 0; left--) {
+    int64_t block = next_of(blocks, left, 1, s->down), next = next_of(blocks, max_i64(left - 1, 1), 1, s->down);
+    NAME(fetch)
+    x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * MATRIX_GATES * LANES, MATRIX_GATES, ceil_div(rows, TILE_ROWS)),
+    h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_gates * LANES, hh_gates, ceil_div(rows, TILE_ROWS));
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
-#define CASE(R) NAME(forward_tile)(R, s, b, block)
+#define CASE(R) NAME(forward_tile)(R, s, b, block, &x_fetch, &h_fetch)
       SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
+      NAME(fetch_on)(&x_fetch, s->I);
+      NAME(fetch_on)(&h_fetch, s->W);
       b += n;
     }
   }

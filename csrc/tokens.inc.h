@@ -10,8 +10,8 @@ NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weigh
     int64_t column = n * WIDE_VECS * LANES;
     for (int64_t b = 0; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
-      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H, NULL,
-                      0);
+      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H,
+                      weights + (column + (n + 1 < panels.end ? vecs * LANES : 0)) * gates * H, NULL, 0);
       for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
           vstore_n(dst + b * width + column + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),

@@ -16,6 +16,7 @@
 #undef ivec
 #undef vset1
 #undef vload
+#undef vfetch
 #undef vstore
 #undef vload_n
 #undef vstore_n
@@ -57,6 +58,7 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vcount_lt NAME(vcount_lt)
 #define vdivide_inside NAME(vdivide_inside)
 #define vadd_square NAME(vadd_square)
+#define vfetch NAME(vfetch)
 #define vload_wide NAME(vload_wide)
 #define vwide NAME(vwide)
 #define vsum_wide NAME(vsum_wide)
@@ -128,6 +130,18 @@ static inline __attribute__((always_inline)) void vstore_n(REAL *p, vec a, int n
   }
   for (int v = 0; v < n; v++)
     p[v] = a[v];
+#endif
+}
+
+/* Asks for a line, into L2. Not __builtin_prefetch(), which GCC takes for a write to any memory: sums that a loop keeps
+ * in registers would go to memory and back at each. */
+static inline void vfetch(const REAL *p) {
+#if defined(__x86_64__)
+  __asm__("prefetcht1 (%0)" : : "r"(p));
+#elif defined(__aarch64__)
+  __asm__("prfm pldl2keep, [%0]" : : "r"(p));
+#else
+  (void)p;
 #endif
 }
 
