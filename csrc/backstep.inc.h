@@ -253,7 +253,7 @@ INLINE void NAME(backward_lone)(int V, const NAME(backward_step) * s, int64_t b,
     UNROLL for (int v = 0; v < V; v++) sum[v] *=
         vload_n(job->mask + b * p->H + first + v * LANES, (int)min_i64(LANES, p->H - first - v * LANES));
   }
-  UNROLL for (int v = 0; v < V; v++) {
+  for (int v = 0; v < V; v++) {
     int lanes = (int)min_i64(LANES, p->H - first - v * LANES);
     if (lanes == LANES)
       NAME(backward_unit)(s, b, first + v * LANES, LANES, 0, &slopes[v], sum[v]);

@@ -1,5 +1,7 @@
 /* A cell forward through time: the input product of a chunk, one thread's share of the call, the plan. */
 
+#if GATES > 1
+
 /* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
 INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
                              int64_t z_pitch, int64_t block, const NAME(fetch) * fetch) {
@@ -14,44 +16,45 @@ INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, con
   }
 }
 
-#if HAS_TAIL
+#endif
 
-/* The same of the tail, `rows` of them, at most WIDE_ROWS. */
-static void NAME(input_tail)(const NAME(cell_weights) * w, int rows, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
-                             int64_t z_pitch) {
-  REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
-  const int V = w->tail;
-  const NAME(fetch) none = {w->tail_bias, 0, 0};
-  for (int n = 0; n < rows * V; n++)
-    vstore(sum + n * LANES, vload(w->tail_bias + n % V * LANES));
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, I, x, x_pitch, w->tail_ih, &none);
-  for (int n = 0; n < rows * V; n++)
-    vstore(z + n / V * z_pitch + n % V * LANES, vload(sum + n * LANES));
+/* The same of any number of vectors, at most WIDE_ROWS tokens: of a tail, or where a unit has one sum. */
+static void NAME(input_wide)(int rows, int vecs, const REAL *bias, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+                             int64_t z_pitch, const REAL *ih, const NAME(fetch) * fetch) {
+  REAL sum[WIDE_ROWS * (WIDE_VECS + 1) * LANES] __attribute__((aligned(VEC_BYTES)));
+  for (int n = 0; n < rows * vecs; n++)
+    vstore(sum + n * LANES, vload(bias + n % vecs * LANES));
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, vecs, sum, I, x, x_pitch, ih, fetch);
+  for (int n = 0; n < rows * vecs; n++)
+    vstore(z + n / vecs * z_pitch + n % vecs * LANES, vload(sum + n * LANES));
 }
 
-#endif
-
-/* `tokens` rows of x, x_pitch apart, against one block. */
-NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
-                              int64_t z_pitch, int64_t block, int64_t tokens) {
-#if HAS_TAIL
-  for (int64_t n; w->tail && block == w->blocks - 1 && tokens > 0; tokens -= n, x += n * x_pitch, z += n * z_pitch) {
-    n = next_tile(tokens, WIDE_ROWS);
-    NAME(input_tail)(w, (int)n, I, x, x_pitch, z, z_pitch);
-  }
-#endif
-  int64_t next = min_i64(block + 1, w->blocks - 1);
-  NAME(fetch)
-  fetch = NAME(fetch_of)(w->ih + next * I * MATRIX_GATES * LANES, MATRIX_GATES, ceil_div(tokens, TILE_ROWS));
-  while (tokens > 0) {
-    int64_t n = next_tile(tokens, TILE_ROWS);
-#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, block, &fetch)
+/* `tokens` rows of x, x_pitch apart, against one panel. */
+NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int vecs, int64_t I, const REAL *x, int64_t x_pitch,
+                              REAL *z, int64_t z_pitch, int64_t panel, int64_t tokens) {
+  const int64_t next = min_i64(panel + 1, w->panels - 1);
+  const int ih_vecs = GATES > 1 ? MATRIX_GATES : WIDE_VECS; /* from panel to panel, for each k */
+  int most = GATES > 1 ? TILE_ROWS : NAME(wide_rows)(vecs);
+  const int tail = HAS_TAIL && w->tail && panel == w->panels - 1;
+  if (tail)
+    most = WIDE_ROWS;
+  NAME(fetch) fetch = NAME(fetch_of)(w->ih + next * I * ih_vecs * LANES, ih_vecs, ceil_div(tokens, most));
+  for (int64_t n; tokens > 0; tokens -= n, x += n * x_pitch, z += n * z_pitch) {
+    n = next_tile(tokens, most);
+#if GATES > 1
+    if (tail) {
+      NAME(input_wide)((int)n, w->tail, w->tail_bias, I, x, x_pitch, z, z_pitch, w->tail_ih, &fetch);
+      continue;
+    }
+#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, panel, &fetch)
     SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
+#else
+    const int64_t first = panel * WIDE_VECS;
+    NAME(input_wide)((int)n, vecs, w->bias + first * LANES, I, x, x_pitch, z, z_pitch, w->ih + first * I * LANES,
+                     &fetch);
+#endif
     NAME(fetch_on)(&fetch, I);
-    tokens -= n;
-    x += n * x_pitch;
-    z += n * z_pitch;
   }
 }
 
@@ -67,25 +70,26 @@ typedef struct {
   REAL *z; /* hoisted products of one chunk, all threads */
 } NAME(forward_job);
 
-/* The input product of steps t .. t+steps-1 for this thread's rows and blocks. */
+/* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
 static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
-                              range blocks) {
+                              range panels) {
   const bptt_problem *p = job->p;
   const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
-  int64_t n = rows.end - rows.begin, unit = GATES * LANES;
-  const int64_t valid = valid_rows(p, t, rows);
-  for (int64_t block = blocks.begin; block < blocks.end; block++, z += job->plan.chunk * n * unit) {
+  const int64_t n = rows.end - rows.begin, valid = valid_rows(p, t, rows);
+  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    const int vecs = NAME(forward_vecs)(p->H, panel), unit = vecs * LANES;
     if (n == p->B && !p->lengths) {
-      NAME(input_run)(&job->w, p->I, x, p->I, z, unit, block, steps * n);
+      NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, steps * n);
     } else if (valid < TILE_ROWS / 2) { /* few rows a step: tiles along time */
       for (int64_t b = 0; b < valid; b++)
-        NAME(input_run)(&job->w, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, block,
+        NAME(input_run)(&job->w, vecs, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, panel,
                         p->lengths ? min_i64(steps, p->lengths[rows.begin + b] - t) : steps);
     } else {
       for (int64_t s = 0; s < steps; s++)
-        NAME(input_run)(&job->w, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, block,
+        NAME(input_run)(&job->w, vecs, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, panel,
                         valid_rows(p, t + s, rows));
     }
+    z += job->plan.chunk * n * unit;
   }
 }
 
@@ -126,16 +130,17 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step)
  * a step reads it whole; of c only the thread's own units. */
 static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t, int rank) {
   const bptt_problem *p = job->p;
-  int64_t H = p->H, W = s->W, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
+  int64_t H = p->H, W = s->W;
+  const range own = NAME(forward_units)(H, s->panels);
   if (!any_reset(p, t, s->rows))
     return;
   REAL *h = job->h_anew + rank * p->B * W;
   for (int64_t b = s->rows.begin; b < s->rows.end; b++) {
     int reset = is_reset(p, t, b);
     memcpy(h + b * W, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)W * sizeof(REAL));
-    if (HAS_CELL_STATE && count > 0)
-      memcpy(job->c_anew + b * H + first, reset ? job->zero : s->c_prev + b * s->c_pitch + first,
-             (size_t)count * sizeof(REAL));
+    if (HAS_CELL_STATE)
+      memcpy(job->c_anew + b * H + own.begin, reset ? job->zero : s->c_prev + b * s->c_pitch + own.begin,
+             (size_t)(own.end - own.begin) * sizeof(REAL));
   }
   s->h_prev = s->h_seen = h;
   s->c_prev = job->c_anew;
@@ -154,45 +159,45 @@ static void NAME(forward_dropped)(const NAME(forward_job) * job, NAME(forward_st
 
 /* This thread's numbers of each row of h. */
 static range NAME(own_outputs)(const NAME(forward_step) * s) {
-  int second = s->second.end > 0;
-  int64_t each = second ? SECOND_VECS * LANES : LANES;
-  range own = second ? s->second : s->blocks;
-  return (range){min_i64(own.begin * each, s->W), min_i64(own.end * each, s->W)};
+  const int64_t each = SECOND_VECS * LANES;
+  if (s->second.end == 0)
+    return NAME(forward_units)(s->H, s->panels);
+  return (range){min_i64(s->second.begin * each, s->W), min_i64(s->second.end * each, s->W)};
 }
 
 /* Zeros for rows past their length: this thread's units of them. */
 static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
-  int64_t H = s->H, first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, H) - first;
-  range own = NAME(own_outputs)(s);
-  size_t bytes = (size_t)max_i64(count, 0) * sizeof(REAL), own_bytes = (size_t)(own.end - own.begin) * sizeof(REAL);
+  const int64_t H = s->H;
+  const range units = NAME(forward_units)(H, s->panels), own = NAME(own_outputs)(s);
+  size_t bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
+         own_bytes = (size_t)(own.end - own.begin) * sizeof(REAL);
   for (int64_t b = rows.begin; b < rows.end; b++) {
     memset(s->output + b * s->W + own.begin, 0, own_bytes);
-    if (!s->gates || count <= 0) /* without gates c is the state, which stays as it is */
+    if (!s->gates) /* without gates c is the state, which stays as it is */
       continue;
     if (HAS_CELL_STATE)
-      memset(s->c + b * H + first, 0, bytes);
+      memset(s->c + b * H + units.begin, 0, bytes);
     for (int n = 0; n < SAVED; n++)
-      memset(s->gates + (b * SAVED + n) * H + first, 0, bytes);
+      memset(s->gates + (b * SAVED + n) * H + units.begin, 0, bytes);
   }
 }
 
 /* h_n and c_n, each thread its own part. */
 static void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
   const bptt_problem *p = job->p;
-  int64_t first = s->blocks.begin * LANES, count = min_i64(s->blocks.end * LANES, p->H) - first;
-  range own = NAME(own_outputs)(s);
+  const range units = NAME(forward_units)(p->H, s->panels), own = NAME(own_outputs)(s);
   for (int64_t b = rows.begin; b < rows.end; b++) {
-    int64_t to = b * p->H + first, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
+    int64_t to = b * p->H + units.begin, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
     int64_t at = b * s->W + own.begin;
     const REAL *h = steps ? (const REAL *)p->output + last * s->W + at : p->h_0 ? (const REAL *)p->h_0 + at : job->zero;
     memmove((REAL *)p->h_n + at, h, (size_t)(own.end - own.begin) * sizeof(REAL));
-    if (!HAS_CELL_STATE || count <= 0)
+    if (!HAS_CELL_STATE)
       continue;
     REAL *c_n = (REAL *)p->c_n + to;
     const REAL *c = !steps     ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
                     : p->cells ? (const REAL *)p->cells + last * p->H + to
                                : c_n;
-    memmove(c_n, c, (size_t)count * sizeof(REAL));
+    memmove(c_n, c, (size_t)(units.end - units.begin) * sizeof(REAL));
   }
 }
 
@@ -204,29 +209,31 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   NAME(forward_step) s = {.I = p->I, .H = p->H, .W = width_of(p), .w = &job->w, .options = options_of(p)};
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   s.rows = rows;
-  s.blocks = split_rows ? share(job->w.blocks, 0, 1) : share(job->w.blocks, rank, team->size);
+  s.panels = split_rows ? share(job->w.panels, 0, 1) : share(job->w.panels, rank, team->size);
   range panels = share(NAME(second_panels)(p), rank, team->size);
   s.second = split_rows ? share(NAME(second_panels)(p), 0, 1) : panels;
-  int64_t n = rows.end - rows.begin, active = p->B, own = s.blocks.end - s.blocks.begin, unit = GATES * LANES;
-  REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * unit
-                       : job->z + s.blocks.begin * plan->chunk * p->B * unit;
-  s.z_block = plan->chunk * n * unit;
+  const range units = NAME(forward_units)(p->H, s.panels);
+  int64_t n = rows.end - rows.begin, active = p->B;
+  REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * GATES * LANES
+                       : job->z + units.begin * plan->chunk * p->B * GATES;
+  s.z_vec = plan->chunk * n * LANES;
   if (!p->packed) {
-    NAME(pack_forward)(p, &job->w, share(job->w.blocks, rank, team->size), 0);
+    NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), 0);
     NAME(pack_second)(p, &job->w, panels);
     if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
       return;
   }
   if (NAME(drops)(p))
     NAME(draw_dropout)(p, job->mask + rank * p->B * s.W, rows);
-  double flops = 2.0 * MATRIX_GATES * LANES * (double)own * (double)n * (double)(p->I + s.W);
+  double flops = 2.0 * MATRIX_GATES * (double)(units.end - units.begin) * (double)n * (double)(p->I + s.W);
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
     if (plan->hoist)
-      NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.blocks);
+      NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.panels);
     for (int64_t t = t0; t < t1; t++) {
       NAME(forward_bind)(job, &s, t);
-      s.z = plan->hoist ? z + (t - t0) * n * unit : NULL;
+      s.z = plan->hoist ? z : NULL;
+      s.z_step = (t - t0) * n;
       if (p->lengths) {
         active = active_rows(p, t, active);
         s.rows.end = max_i64(rows.begin, min_i64(rows.end, active));
@@ -262,7 +269,8 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
   } else {
     job.w = NAME(place_weights)(p, a);
   }
-  job.plan = plan_forward(p, GATES, LANES, sizeof(REAL), TILE_ROWS);
+  job.plan = GATES > 1 ? plan_forward(p, job.w.panels, GATES, LANES, sizeof(REAL), TILE_ROWS)
+                       : plan_forward(p, job.w.panels, WIDE_VECS, LANES, sizeof(REAL), WIDE_ROWS);
   int64_t real = (int64_t)sizeof(REAL), W = width_of(p);
   if (p->B < 2 * (job.plan.split == BPTT_SPLIT_ROWS ? job.plan.threads : 1))
     job.w.tail = 0; /* a lone row fills the registers with many blocks, and a tail is a block by itself */

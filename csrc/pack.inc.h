@@ -4,10 +4,10 @@
  * lie side by side, [block][k][gate][LANES]: one k-step of one block of the LSTM is 4*LANES numbers in a row. The order
  * is that of the sums in registers (cell_*.inc.h). A last block of the LSTM of which at most half is in use has a
  * second form, the tail: its gates side by side in one or two vectors; H = 40 takes ten vectors for each k in place of
- * twelve. Backward and dx: the rows of weight_hh and weight_ih are what k runs over there, and their columns stand in
- * panels of WIDE_VECS vectors, the last one with one more where their number is odd, [panel][k over gates and
- * units][vecs][LANES], again padded with zeros. The second product of a step (second.inc.h) has its columns in panels
- * of SECOND_VECS vectors.
+ * twelve. Where a unit has one sum, blocks stand in panels as those of the backward pass. Backward and dx: the rows of
+ * weight_hh and weight_ih are what k runs over there, and their columns stand in panels of WIDE_VECS vectors, the last
+ * one with one more where their number is odd, [panel][k over gates and units][vecs][LANES], again padded with zeros.
+ * The second product of a step (second.inc.h) has its columns in panels of SECOND_VECS vectors.
  */
 
 #ifndef HH_FIRST
@@ -16,6 +16,7 @@
 
 typedef struct {
   int64_t blocks; /* ceil(H / LANES) */
+  int64_t panels; /* forward_panels() */
   REAL *bias;     /* [blocks][GATES][LANES], b_ih + b_hh */
   REAL *peephole; /* [blocks][3][LANES] or NULL */
   REAL *ih;       /* [blocks][I][MATRIX_GATES][LANES] */
@@ -37,9 +38,45 @@ static int NAME(tail_vecs)(int64_t H) {
   return last == 0 || last > LANES / 2 ? 0 : last > LANES / 4 ? 2 : 1;
 }
 
+/* Panels of WIDE_VECS vectors over `width` numbers. A last vector that is left over goes with the panel before: alone,
+ * it has half the sums in flight. */
+static int64_t NAME(wide_count)(int64_t width) {
+  int64_t vecs = ceil_div(width, LANES);
+  return vecs == 1 ? 1 : vecs / WIDE_VECS;
+}
+
+/* Vectors in panel n of them: 1, 2 or 3. */
+static int NAME(wide_vecs)(int64_t width, int64_t n) {
+  return n + 1 < NAME(wide_count)(width) ? WIDE_VECS : (int)(ceil_div(width, LANES) - n * WIDE_VECS);
+}
+
+/* Their numbers. */
+static range NAME(wide_units)(int64_t width, range panels) {
+  int64_t each = WIDE_VECS * LANES, count = NAME(wide_count)(width);
+  return (range){panels.begin == count ? width : panels.begin * each, panels.end == count ? width : panels.end * each};
+}
+
+/* Panels of the forward pass, each of which a tile takes at once: a block with all its gates; where a unit has one sum,
+ * two blocks or three, since six rows of a single vector keep too few sums in flight. */
+static int64_t NAME(forward_panels)(int64_t H) {
+  return GATES == 1 ? NAME(wide_count)(H) : ceil_div(H, LANES);
+}
+
+/* Their hidden units. */
+static range NAME(forward_units)(int64_t H, range panels) {
+  return GATES == 1 ? NAME(wide_units)(H, panels)
+                    : (range){min_i64(panels.begin * LANES, H), min_i64(panels.end * LANES, H)};
+}
+
+/* Vectors of one. */
+INLINE int NAME(forward_vecs)(int64_t H, int64_t panel) {
+  return GATES == 1 ? NAME(wide_vecs)(H, panel) : GATES;
+}
+
 static NAME(cell_weights) NAME(place_weights)(const bptt_problem *p, arena *a) {
   NAME(cell_weights) w = {0};
   w.blocks = ceil_div(p->H, LANES);
+  w.panels = NAME(forward_panels)(p->H);
   w.bias = arena_take(a, w.blocks * GATES * LANES, sizeof(REAL));
   w.peephole = p->weight_peephole ? arena_take(a, w.blocks * 3 * LANES, sizeof(REAL)) : NULL;
   w.ih = arena_take(a, w.blocks * MATRIX_GATES * LANES * p->I, sizeof(REAL));
@@ -95,6 +132,8 @@ static void NAME(pack_run)(REAL *dst, int64_t step, const REAL *src, int lanes, 
   NAME(pack_lanes)(dst, step, rows, depth);
 }
 
+#if GATES > 1
+
 /* Vector v of the tail of a (4H, depth) matrix. */
 static void NAME(pack_tail)(REAL *dst, int64_t step, int v, const REAL *src, int64_t H, int64_t depth) {
   const int64_t each = LANES * NAME(tail_vecs)(H) / 4, first = H / LANES * LANES;
@@ -114,6 +153,8 @@ static void NAME(pack_block)(REAL *dst, int gates, const REAL *src, int64_t H, i
     NAME(pack_run)(dst + gate * LANES, gates * LANES, src + (rows(gate) * H + unit) * depth, lanes, depth);
 }
 
+#endif
+
 /* dst[block][i,f,o][lane] = weight_peephole[.][block*LANES + lane], zeros past H. */
 static void NAME(pack_peephole)(REAL *dst, const REAL *src, int64_t H, range blocks) {
   for (int64_t block = blocks.begin; block < blocks.end; block++)
@@ -124,26 +165,52 @@ static void NAME(pack_peephole)(REAL *dst, const REAL *src, int64_t H, range blo
       }
 }
 
+static void NAME(pack_bias)(const bptt_problem *p, const NAME(cell_weights) * w, int64_t block) {
+  const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh;
+  const int64_t H = p->H;
+  const int hh_gates = NAME(hh_gates)(p);
+  for (int gate = 0; gate < GATES; gate++) {
+    for (int lane = 0; lane < LANES; lane++) {
+      int64_t at = block * LANES + lane, hh = gate - HH_FIRST;
+      REAL sum = 0;
+      if (at < H && b_ih && gate < MATRIX_GATES)
+        sum = b_ih[NAME(ih_rows)(gate) * H + at];
+      if (hh_gates < MATRIX_GATES && gate == 0)
+        hh = hh_gates; /* the candidate has one sum then, which takes both */
+      if (at < H && b_hh && hh >= 0)
+        sum = b_ih && gate < MATRIX_GATES ? sum + b_hh[hh * H + at] : b_hh[hh * H + at];
+      w->bias[(block * GATES + gate) * LANES + lane] = sum;
+    }
+  }
+}
+
+#if GATES == 1
+
+/* Packs panels [panels.begin, panels.end) of all that forward needs. */
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range panels, int both) {
+  const int64_t H = p->H, I = p->I, W = width_of(p);
+  (void)both;
+  for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+    const int64_t first = panel * WIDE_VECS, vecs = NAME(wide_vecs)(H, panel);
+    for (int64_t v = 0; v < vecs; v++) {
+      const int64_t unit = (first + v) * LANES;
+      const int lanes = (int)min_i64(LANES, H - unit);
+      NAME(pack_bias)(p, w, first + v);
+      NAME(pack_run)(w->ih + (first * I + v) * LANES, vecs * LANES, (const REAL *)p->weight_ih + unit * I, lanes, I);
+      NAME(pack_run)(w->hh + (first * W + v) * LANES, vecs * LANES, (const REAL *)p->weight_hh + unit * W, lanes, W);
+    }
+  }
+}
+
+#else
+
 /* Packs blocks [blocks.begin, blocks.end) of all that forward needs; the last one as a tail, or in both forms. */
 static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks, int both) {
-  const REAL *b_ih = p->bias_ih, *b_hh = p->bias_hh;
   int64_t H = p->H, W = width_of(p);
   int hh_gates = NAME(hh_gates)(p);
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     int64_t unit = block * LANES;
-    for (int gate = 0; gate < GATES; gate++) {
-      for (int lane = 0; lane < LANES; lane++) {
-        int64_t at = unit + lane, hh = gate - HH_FIRST;
-        REAL sum = 0;
-        if (at < H && b_ih && gate < MATRIX_GATES)
-          sum = b_ih[NAME(ih_rows)(gate) * H + at];
-        if (hh_gates < MATRIX_GATES && gate == 0)
-          hh = hh_gates; /* the candidate has one sum then, which takes both */
-        if (at < H && b_hh && hh >= 0)
-          sum = b_ih && gate < MATRIX_GATES ? sum + b_hh[hh * H + at] : b_hh[hh * H + at];
-        w->bias[(block * GATES + gate) * LANES + lane] = sum;
-      }
-    }
+    NAME(pack_bias)(p, w, block);
     if (w->tail && block == w->blocks - 1) {
       const int64_t each = LANES * w->tail / 4;
       for (int v = 0; v < w->tail; v++) {
@@ -162,6 +229,8 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) *
   if (w->peephole)
     NAME(pack_peephole)(w->peephole, p->weight_peephole, H, blocks);
 }
+
+#endif
 
 /* Panels of up to `vecs` vectors over `width` numbers. */
 static int64_t NAME(panel_count)(int64_t width, int vecs) {
@@ -197,24 +266,6 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
       vstore(dst + v * LANES, left >= LANES ? vload(from) : vload_n(from, (int)left));
     }
   }
-}
-
-/* Panels of the backward pass over `width` numbers. A last vector that is left over goes with the panel before: alone,
- * it has half the sums in flight. */
-static int64_t NAME(wide_count)(int64_t width) {
-  int64_t vecs = ceil_div(width, LANES);
-  return vecs == 1 ? 1 : vecs / WIDE_VECS;
-}
-
-/* Vectors in panel n of them: 1, 2 or 3. */
-static int NAME(wide_vecs)(int64_t width, int64_t n) {
-  return n + 1 < NAME(wide_count)(width) ? WIDE_VECS : (int)(ceil_div(width, LANES) - n * WIDE_VECS);
-}
-
-/* Their numbers. */
-static range NAME(wide_units)(int64_t width, range panels) {
-  int64_t each = WIDE_VECS * LANES, count = NAME(wide_count)(width);
-  return (range){panels.begin == count ? width : panels.begin * each, panels.end == count ? width : panels.end * each};
 }
 
 /* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix. */
@@ -254,6 +305,6 @@ static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * 
 static void NAME(pack)(const bptt_problem *p, void *packed) {
   arena a = arena_on(packed);
   NAME(cell_weights) w = NAME(place_weights)(p, &a);
-  NAME(pack_forward)(p, &w, share(w.blocks, 0, 1), 1);
+  NAME(pack_forward)(p, &w, share(w.panels, 0, 1), 1);
   NAME(pack_second)(p, &w, share(NAME(second_panels)(p), 0, 1));
 }

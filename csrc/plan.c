@@ -91,12 +91,12 @@ range share_rows(const bptt_problem *p, int rank, int size) {
   return rows;
 }
 
-plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
-  int64_t blocks = ceil_div(p->H, lanes), panel_bytes = (int64_t)gates * lanes * size;
+plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, int size, int tile_rows) {
+  int64_t panel_bytes = (int64_t)vecs * lanes * size;
   double depth = (double)(p->I + width_of(p)), vec_bytes = (double)lanes * size;
-  plan chosen = choose_split(p, gates, blocks, depth, width_of(p) * size, vec_bytes, tile_rows, 1);
+  plan chosen = choose_split(p, vecs, panels, depth, width_of(p) * size, vec_bytes, tile_rows, 1);
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
-  int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(blocks, chosen.threads) : blocks;
+  int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(panels, chosen.threads) : panels;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
   /* Tiles of few rows wait for their panel; hoisted, those of the input product are full whatever a step has:
    * 30,3,200,200 382 -> 309 us, 30,7,200,200 (tiles of 4 and 3) 707 -> 618, 50,7,64,64 191 -> 180. */
@@ -110,7 +110,8 @@ plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int til
   chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (thin || outgrows_l1 || outgrows_l2);
   if (p->hoist)
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
-  chosen.chunk = max_i64(1, chosen.hoist ? ceil_div(p->T, ceil_div(p->T, max_i64(1, steps))) : p->T);
+  int64_t T = max_i64(1, p->T);
+  chosen.chunk = chosen.hoist ? ceil_div(T, ceil_div(T, max_i64(1, steps))) : T;
   return chosen;
 }
 

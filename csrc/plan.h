@@ -175,9 +175,9 @@ static inline int has_second(const bptt_problem *p) {
   return p->P || p->reset_before;
 }
 
-/* The cost model (plan.c). gates: sums of a unit; lanes: elements of a vector; size: bytes of an element; tile_rows:
- * rows of a full tile. */
-plan plan_forward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows);
+/* The cost model (plan.c). panels: of the forward pass, `vecs` vectors each; gates: sums of a unit; lanes: elements of
+ * a vector; size: bytes of an element; tile_rows: rows of a full tile. */
+plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, int size, int tile_rows);
 plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows);
 
 #endif

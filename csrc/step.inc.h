@@ -16,11 +16,12 @@ typedef struct {
   int64_t middle_pitch;
   cell_options options;
   NAME(zone) zone;
-  range rows, blocks;      /* this thread's */
-  int down;                /* the last block comes first */
+  range rows, panels;      /* this thread's */
+  int down;                /* the last panel comes first */
   range second;            /* its panels of the second product; none: there is no such product */
-  const REAL *z;           /* hoisted b + W_ih x of its rows and blocks: [block][row][4][LANES], or NULL */
-  int64_t z_block;         /* from block to block in z */
+  const REAL *z;           /* hoisted b + W_ih x of its rows and panels: [panel][row][vecs][LANES], or NULL */
+  int64_t z_vec;           /* from panel to panel in z, for each vector */
+  int64_t z_step;          /* rows of z before those of this step */
 } NAME(forward_step);
 
 /* Stores cell state and gates of LANES units of row b. */
@@ -81,6 +82,14 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore_n(h, a, lanes);
 }
 
+/* b + W_ih x of row b and a panel. */
+INLINE const REAL *NAME(hoisted)(const NAME(forward_step) * s, int64_t b, int64_t panel) {
+  const int each = GATES == 1 ? WIDE_VECS : GATES, vecs = NAME(forward_vecs)(s->H, panel);
+  return s->z + (panel - s->panels.begin) * each * s->z_vec + (s->z_step + b - s->rows.begin) * vecs * LANES;
+}
+
+#if GATES > 1
+
 /* The cells of rows b .. b+rows-1 of one block. First all cells, then all outputs: the long chain from z to c of one
  * row overlaps with the next one's instead of tanh(c) waiting at its end. Loops, and one function for tiles of any
  * height: unrolled, the cells would not fit the instruction cache. */
@@ -98,7 +107,7 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
   const NAME(cell_weights) *w = s->w;
   vec sum[R][GATES];
   if (s->z) {
-    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    const REAL *from = NAME(hoisted)(s, b, block);
     UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(from + (r * GATES + g) * LANES);
     }
@@ -138,8 +147,7 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
   vec z[WIDE_ROWS][GATES];
   const NAME(fetch) none = {w->tail_bias, 0, 0};
-  const REAL *from =
-      s->z ? s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES : w->tail_bias;
+  const REAL *from = s->z ? NAME(hoisted)(s, b, block) : w->tail_bias;
   for (int r = 0; r < rows; r++, from += s->z ? GATES * LANES : 0)
     for (int v = 0; v < V; v++)
       vstore(sum + (r * V + v) * LANES, vload(from + v * LANES));
@@ -177,9 +185,9 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
   int64_t ih_pitch = s->I * MATRIX_GATES * LANES, hh_vec = s->W * LANES;
   vec sum[N][GATES];
   if (s->z) {
-    const REAL *from = s->z + (block - s->blocks.begin) * s->z_block + (b - s->rows.begin) * GATES * LANES;
+    const REAL *from = NAME(hoisted)(s, b, block);
     UNROLL for (int n = 0; n < N; n++) {
-      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(from + n * s->z_block + g * LANES);
+      UNROLL for (int g = 0; g < GATES; g++) sum[n][g] = vload(from + n * GATES * s->z_vec + g * LANES);
     }
   } else {
     UNROLL for (int n = 0; n < N; n++) {
@@ -196,19 +204,93 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
   else
     NAME(lone_product)(N, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, 0, w->hh + block * MATRIX_GATES * hh_vec,
                        MATRIX_GATES * hh_vec, MATRIX_GATES * LANES);
-  /* Unrolled, so that z stays in registers: the next step waits for this. */
-  int last = NAME(used_lanes)(s, block + N - 1);
-  UNROLL for (int n = 0; n < N; n++) NAME(forward_state)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
-  UNROLL for (int n = 0; n < N; n++) NAME(forward_hidden)(s, sum[n], b, block + n, n < N - 1 ? LANES : last);
+  for (int n = 0; n < N; n++)
+    NAME(forward_state)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
+  for (int n = 0; n < N; n++)
+    NAME(forward_hidden)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
+}
+
+#else
+
+/* The cells of rows b .. b+rows-1, V vectors from vector `first` on, given their sums [row][V][LANES]. */
+NOINLINE void NAME(forward_vectors)(const NAME(forward_step) * s, int rows, int V, const REAL *sum, int64_t b,
+                                    int64_t first) {
+  for (int64_t end = b + rows; b < end; b++)
+    for (int v = 0; v < V; v++, sum += LANES) {
+      int lanes = NAME(used_lanes)(s, first + v);
+      vec z[GATES] = {vload(sum)};
+      NAME(forward_state)(s, z, b, first + v, lanes);
+      NAME(forward_hidden)(s, z, b, first + v, lanes);
+    }
+}
+
+/* Rows b .. b+rows-1 of one panel, at most a tile: the products of (R1), then the cells. */
+static void NAME(forward_wide)(const NAME(forward_step) * s, int rows, int64_t b, int64_t panel,
+                               const NAME(fetch) * x_fetch, const NAME(fetch) * h_fetch) {
+  const NAME(cell_weights) *w = s->w;
+  const int V = NAME(wide_vecs)(s->H, panel);
+  const int64_t first = panel * WIDE_VECS;
+  REAL own[WIDE_ROWS * (WIDE_VECS + 1) * LANES] __attribute__((aligned(VEC_BYTES)));
+  REAL *sum = s->z ? (REAL *)NAME(hoisted)(s, b, panel) : own; /* which nobody needs any more */
+  if (!s->z) {
+    for (int n = 0; n < rows * V; n++)
+      vstore(sum + n * LANES, vload(w->bias + (first + n % V) * LANES));
+    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->ih + first * s->I * LANES,
+                       x_fetch);
+  }
+  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch,
+                     w->hh + first * s->W * LANES, h_fetch);
+  NAME(forward_vectors)(s, rows, V, sum, b, first);
+}
+
+/* One row, N panels of V vectors at once. */
+INLINE void NAME(forward_lone)(int N, int V, const NAME(forward_step) * s, int64_t b, int64_t panel) {
+  const NAME(cell_weights) *w = s->w;
+  const int64_t first = panel * WIDE_VECS, ih_vec = s->I * LANES, hh_vec = s->W * LANES;
+  vec sum[N][V];
+  UNROLL for (int n = 0; n < N; n++) {
+    const REAL *from = s->z ? NAME(hoisted)(s, b, panel) + n * V * s->z_vec : w->bias + (first + n * V) * LANES;
+    UNROLL for (int v = 0; v < V; v++) sum[n][v] = vload(from + v * LANES);
+  }
+  if (!s->z)
+    NAME(lone_product)(N, V, sum, 0, V, s->I, s->x + b * s->I, 0, w->ih + first * ih_vec, V * ih_vec, V * LANES);
+  NAME(lone_product)(N, V, sum, 0, V, s->W, s->h_seen + b * s->seen_pitch, 0, w->hh + first * hh_vec, V * hh_vec,
+                     V * LANES);
+  NAME(forward_vectors)(s, 1, N * V, (const REAL *)sum, b, first);
+}
+
+#endif
+
+/* A row alone, many panels at once. */
+static void NAME(forward_lone_run)(const NAME(forward_step) * s, range panels) {
+  const int64_t b = s->rows.begin;
+#if GATES > 1
+#define CASE(N) NAME(forward_lone)(N, s, b, panel)
+#else
+  const int64_t last = panels.end - 1;
+  const int vecs = panels.begin < panels.end ? NAME(wide_vecs)(s->H, last) : WIDE_VECS;
+  if (vecs != WIDE_VECS)
+    panels.end--;
+  if (vecs < WIDE_VECS)
+    NAME(forward_lone)(1, 1, s, b, last);
+  if (vecs > WIDE_VECS)
+    NAME(forward_lone)(1, WIDE_VECS + 1, s, b, last);
+#define CASE(N) NAME(forward_lone)(N, WIDE_VECS, s, b, panel)
+#endif
+  for (int64_t left = panels.end - panels.begin, n; left > 0; left -= n) {
+    n = next_tile(left, LONE_BLOCKS);
+    int64_t panel = next_of(panels, left, n, s->down);
+    SWITCH_ROWS(n, LONE_BLOCKS, CASE)
+  }
+#undef CASE
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   int64_t rows = s->rows.end - s->rows.begin;
-  range blocks = s->blocks;
-  int hh_gates = MATRIX_GATES - (CANDIDATE_ALONE && s->options.reset_before);
+  range panels = s->panels;
 #if HAS_TAIL
-  if (s->w->tail && blocks.end == s->w->blocks && blocks.begin < blocks.end) {
-    blocks.end--;
+  if (s->w->tail && panels.end == s->w->panels && panels.begin < panels.end) {
+    panels.end--;
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
       int n = (int)next_tile(s->rows.end - b, WIDE_ROWS);
       NAME(forward_tail)(s, n, b);
@@ -217,25 +299,28 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   }
 #endif
   if (rows == 1) {
-    for (int64_t left = blocks.end - blocks.begin, n; left > 0; left -= n) {
-      n = next_tile(left, LONE_BLOCKS);
-      int64_t block = next_of(blocks, left, n, s->down);
-#define CASE(N) NAME(forward_lone)(N, s, s->rows.begin, block)
-      SWITCH_ROWS(n, LONE_BLOCKS, CASE)
-#undef CASE
-    }
+    NAME(forward_lone_run)(s, panels);
     return;
   }
-  for (int64_t left = blocks.end - blocks.begin; left > 0; left--) {
-    int64_t block = next_of(blocks, left, 1, s->down), next = next_of(blocks, max_i64(left - 1, 1), 1, s->down);
+  /* Vectors from panel to panel, for each k. */
+  const int ih_vecs = GATES > 1 ? MATRIX_GATES : WIDE_VECS,
+            hh_vecs = ih_vecs - (CANDIDATE_ALONE && s->options.reset_before);
+  for (int64_t left = panels.end - panels.begin; left > 0; left--) {
+    int64_t panel = next_of(panels, left, 1, s->down), next = next_of(panels, max_i64(left - 1, 1), 1, s->down);
+    int tile_rows = GATES > 1 ? TILE_ROWS : NAME(wide_rows)(NAME(forward_vecs)(s->H, panel));
+    int64_t tiles = ceil_div(rows, tile_rows);
     NAME(fetch)
-    x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * MATRIX_GATES * LANES, MATRIX_GATES, ceil_div(rows, TILE_ROWS)),
-    h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_gates * LANES, hh_gates, ceil_div(rows, TILE_ROWS));
+    x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * ih_vecs * LANES, ih_vecs, tiles),
+    h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_vecs * LANES, hh_vecs, tiles);
     for (int64_t b = s->rows.begin; b < s->rows.end;) {
-      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
-#define CASE(R) NAME(forward_tile)(R, s, b, block, &x_fetch, &h_fetch)
+      int64_t n = next_tile(s->rows.end - b, tile_rows);
+#if GATES > 1
+#define CASE(R) NAME(forward_tile)(R, s, b, panel, &x_fetch, &h_fetch)
       SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
+#else
+      NAME(forward_wide)(s, (int)n, b, panel, &x_fetch, &h_fetch);
+#endif
       NAME(fetch_on)(&x_fetch, s->I);
       NAME(fetch_on)(&h_fetch, s->W);
       b += n;
