@@ -34,35 +34,44 @@ static double l2_bytes(void) {
   return (double)(bytes / 8 * 7);
 }
 
-/* One thread's step: `rows` batch rows against `blocks` blocks, each a panel of the given depth. */
-static double step_cycles(int gates, double rows, double blocks, double depth, double vec_bytes, int tile_rows) {
-  double panel = gates * depth * vec_bytes, tiles = ceil_div((int64_t)rows, tile_rows);
-  double fma = rows * gates * depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
+/* What a step does, to whom a plan looks: panels of so many vectors for each k, `depth` k in all of which `again` are
+ * gone through at every step. */
+typedef struct {
+  int64_t panels; /* that can be split between threads */
+  int vecs;
+  double depth, again;
+  double vec_bytes;
+  int tile_rows;
+  double asking; /* tiles that fetch the whole of the next panel from beyond the L2; 0: there is no counting on it */
+  int64_t row_bytes; /* that a step reads of the one before, where panels are split some from other threads */
+  double uneven; /* how much longer it takes by rows, as these are of unequal length */
+} step_work;
+
+/* One thread's step: `rows` batch rows against `panels`. What it waits for weights from beyond the L2 is what tiles
+ * have not fetched meanwhile: forward, 50,128,256,256 takes 20.1 ms by rows and 21.3 by units, 25,64,1024,1024 76 and
+ * 79, with fewer tiles 25,16,1024,1024 27 and 21. */
+static double step_cycles(const step_work *w, double rows, double panels) {
+  double panel = w->vecs * w->depth * w->vec_bytes, tiles = (double)ceil_div((int64_t)rows, w->tile_rows);
+  double fma = rows * w->vecs * w->depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
   double cycles = fma > stream ? fma : stream;
-  if (panel * blocks >
-      l2_bytes()) /* hardly hidden behind the arithmetic: 25,16,1024,1024 takes 53 ms, split by units 41 */
+  if (w->vecs * w->again * w->vec_bytes * panels > l2_bytes() && tiles < w->asking)
+    cycles += panel / L3_BYTES_PER_CYCLE * (1 - tiles / w->asking);
+  else if (w->asking == 0 && panel * panels > l2_bytes())
     cycles += panel / L3_BYTES_PER_CYCLE;
-  return blocks * (cycles + rows * CELL);
+  return panels * (cycles + rows * CELL);
 }
 
-/* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. `units`: blocks
- * (or panels) of hidden units that can be split; `passed`: bytes of a row that a step reads of the one before, some of
- * them from other threads where units are split; `uneven`: how much longer it takes by rows as these are of unequal
- * length. */
-static plan choose_split(const bptt_problem *p, int gates, int64_t units, double depth, int64_t passed,
-                         double vec_bytes, int tile_rows, double uneven) {
+/* Serial, rows split or hidden units split: the least of the three, or what the caller insists on. */
+static plan choose_split(const bptt_problem *p, const step_work *w) {
   int most = (int)min_i64(p->threads, BPTT_MAX_THREADS);
-  int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, units);
+  int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, w->panels);
   double T = (double)p->T, B = (double)p->B;
   double cycles[4] = {0};
-  cycles[BPTT_SERIAL] = T * step_cycles(gates, B, (double)units, depth, vec_bytes, tile_rows);
-  cycles[BPTT_SPLIT_ROWS] =
-      REGION +
-      uneven * T * step_cycles(gates, (double)ceil_div(p->B, by_rows), (double)units, depth, vec_bytes, tile_rows);
-  double others = B * (double)(passed / max_i64(1, by_units) * (by_units - 1));
+  cycles[BPTT_SERIAL] = T * step_cycles(w, B, (double)w->panels);
+  cycles[BPTT_SPLIT_ROWS] = REGION + w->uneven * T * step_cycles(w, (double)ceil_div(p->B, by_rows), (double)w->panels);
+  double others = B * (double)(w->row_bytes / max_i64(1, by_units) * (by_units - 1));
   cycles[BPTT_SPLIT_HIDDEN] =
-      REGION + T * (BARRIER + others / EXCHANGE +
-                    step_cycles(gates, B, (double)ceil_div(units, by_units), depth, vec_bytes, tile_rows));
+      REGION + T * (BARRIER + others / EXCHANGE + step_cycles(w, B, (double)ceil_div(w->panels, by_units)));
   plan chosen = {BPTT_SERIAL, 1, 0, 1};
   if (most > 1) {
     for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
@@ -93,8 +102,17 @@ range share_rows(const bptt_problem *p, int rank, int size) {
 
 plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, int size, int tile_rows) {
   int64_t panel_bytes = (int64_t)vecs * lanes * size;
-  double depth = (double)(p->I + width_of(p)), vec_bytes = (double)lanes * size;
-  plan chosen = choose_split(p, vecs, panels, depth, width_of(p) * size, vec_bytes, tile_rows, 1);
+  double depth = (double)(p->I + width_of(p));
+  const step_work work = {.panels = panels,
+                          .vecs = vecs,
+                          .depth = depth,
+                          .again = (double)width_of(p),
+                          .vec_bytes = (double)lanes * size,
+                          .tile_rows = tile_rows,
+                          .asking = vecs,
+                          .row_bytes = width_of(p) * size,
+                          .uneven = 1};
+  plan chosen = choose_split(p, &work);
   int64_t rows = chosen.split == BPTT_SPLIT_ROWS ? ceil_div(p->B, chosen.threads) : p->B;
   int64_t own = chosen.split == BPTT_SPLIT_HIDDEN ? ceil_div(panels, chosen.threads) : panels;
   int64_t steps = HOIST_BYTES / max_i64(1, own * panel_bytes * rows);
@@ -116,12 +134,18 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
 }
 
 plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
-  int64_t panels = max_i64(1, ceil_div(p->H, lanes) / WIDE_VECS);
-  /* Threads meet after each chunk, and of rows of unequal length the longest are one thread's: when lengths are uniform
-   * the other one waits for a quarter of the time. 100,32,256,256 training 22.2 ms by units, 22.9 by rows. */
-  double uneven = p->lengths ? 1.375 : 1;
-  plan chosen = choose_split(p, gates, panels, (double)(p->H + width_of(p)), gates * p->H * size, (double)lanes * size,
-                             tile_rows, uneven);
+  /* uneven: threads meet after each chunk, and of rows of unequal length the longest are one thread's: when lengths are
+   * uniform the other one waits for a quarter of the time. 100,32,256,256 training 22.2 ms by units, 22.9 by rows. */
+  double depth = (double)(p->H + width_of(p));
+  const step_work work = {.panels = max_i64(1, ceil_div(p->H, lanes) / WIDE_VECS),
+                          .vecs = gates,
+                          .depth = depth,
+                          .again = depth,
+                          .vec_bytes = (double)lanes * size,
+                          .tile_rows = tile_rows,
+                          .row_bytes = gates * p->H * size,
+                          .uneven = p->lengths ? 1.375 : 1};
+  plan chosen = choose_split(p, &work);
   int64_t steps = p->truncate_every ? min_i64(p->T, p->truncate_depth) : p->T;
   chosen.chunk = max_i64(1, min_i64(steps, CHUNK_TOKENS / max_i64(1, p->B)));
   return chosen;
