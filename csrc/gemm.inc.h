@@ -31,7 +31,14 @@ INLINE void NAME(fetch_on)(NAME(fetch) * fetch, int64_t depth) {
 INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows][wide], int first, int vecs,
                                       int64_t depth, const REAL *a, int64_t row, int64_t step, const REAL *panel,
                                       const REAL *next, int64_t pace) {
-  for (int64_t k = 0; k < depth; k++, a += step, panel += vecs * LANES) {
+  /* A pointer for each three rows, which the processor's addresses reach with one register for the pitch. An offset
+   * for each row is more than there are registers: GCC keeps some in vectors, and moves them on a port of the FMA
+   * units.
+   */
+  const int each = __builtin_constant_p(row) ? rows : 3;
+  const REAL *from[5];
+  UNROLL for (int n = 0; n * each < rows; n++) from[n] = a + n * each * row;
+  for (int64_t k = 0; k < depth; k++, panel += vecs * LANES) {
     vec w[4];
     if (asks) {
       vfetch(next);
@@ -39,8 +46,12 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
     }
     UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
-      vec a_rk = vset1(a[r * row]);
+      vec a_rk = vset1(from[r / each][r % each * row]);
       UNROLL for (int v = 0; v < vecs; v++) acc[r][first + v] = vfma(a_rk, w[v], acc[r][first + v]);
+    }
+    UNROLL for (int n = 0; n * each < rows; n++) {
+      from[n] += step;
+      __asm__("" : "+r"(from[n]));
     }
   }
 }
