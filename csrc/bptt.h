@@ -69,7 +69,8 @@ typedef struct {
                                steps of a row; the rest is scaled up; 0 or more, below 1 */
   double zoneout;         /* LSTM: share of c_t and of h_t that stays as it was; 0 or more, below 1 */
   uint64_t seed;
-  int64_t first_step;     /* how many steps of the sequence come before step 0, for what zoneout draws */
+  int64_t first_step;     /* how many steps of the sequence come before step 0: for what zoneout draws, and for the order
+                             in which steps go through the weights, every other one downwards */
 
   /* Parameters, all in. */
   const void *weight_ih;       /* (G*H, I) */

@@ -97,7 +97,7 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
 static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t) {
   const bptt_problem *p = job->p;
   int64_t state = p->B * p->H;
-  s->down = t & 1;
+  s->down = (p->first_step + t) & 1;
   s->x = (const REAL *)p->x + t * p->B * p->I;
   s->output = (REAL *)p->output + t * p->B * s->W;
   s->h = p->P ? job->middle : s->output;

@@ -106,7 +106,7 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
   const step_work work = {.panels = panels,
                           .vecs = vecs,
                           .depth = depth,
-                          .again = (double)width_of(p),
+                          .again = p->T > 1 ? (double)width_of(p) : depth,
                           .vec_bytes = (double)lanes * size,
                           .tile_rows = tile_rows,
                           .asking = vecs,

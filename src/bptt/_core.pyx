@@ -517,7 +517,11 @@ cdef class Stream:
         return out
 
     cdef bptt_status advance(self) noexcept nogil:
-        return bptt_run(self.stages, self.layers, NULL, NULL)
+        cdef int n
+        cdef bptt_status status = bptt_run(self.stages, self.layers, NULL, NULL)
+        for n in range(self.layers):
+            self.problems[n].first_step += 1
+        return status
 
     cdef bint ready(self, object array, int64_t first, int64_t last) noexcept:
         """Whether an array can be read as it is."""
