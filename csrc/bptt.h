@@ -69,29 +69,29 @@ typedef struct {
                                steps of a row; the rest is scaled up; 0 or more, below 1 */
   double zoneout;         /* LSTM: share of c_t and of h_t that stays as it was; 0 or more, below 1 */
   uint64_t seed;
-  int64_t first_step;     /* how many steps of the sequence come before step 0: for what zoneout draws, and for the order
-                             in which steps go through the weights, every other one downwards */
+  int64_t first_step; /* how many steps of the sequence come before step 0: for what zoneout draws, and for the order
+                         in which steps go through the weights, every other one downwards */
 
   /* Parameters, all in. */
-  const void *weight_ih;       /* (G*H, I) */
-  const void *weight_hh;       /* (G*H, W) */
-  const void *bias_ih;         /* (G*H) or NULL */
-  const void *bias_hh;         /* (G*H) or NULL */
+  const void *weight_ih; /* (G*H, I) */
+  const void *weight_hh; /* (G*H, W) */
+  const void *bias_ih; /* (G*H) or NULL */
+  const void *bias_hh; /* (G*H) or NULL */
   const void *weight_peephole; /* (3, H) rows i,f,o, or NULL */
-  const void *weight_hr;       /* (P, H), or NULL without a projection */
-  const void *packed;          /* what bptt_pack() wrote, or NULL: packed anew; forward only. When given, the
-                                  six pointers above are read only for being NULL or not. */
+  const void *weight_hr; /* (P, H), or NULL without a projection */
+  const void *packed; /* what bptt_pack() wrote, or NULL: packed anew; forward only. When given, the
+                         six pointers above are read only for being NULL or not. */
 
   /* Forward. The initial states are in, the rest is out. */
-  const void *x;   /* (T, B, I) in */
+  const void *x; /* (T, B, I) in */
   const void *h_0; /* (B, W) in, or NULL for zeros */
   const void *c_0; /* (B, H) in, or NULL for zeros */
-  void *output;    /* (T, B, W) out; h_t; in for backward */
-  void *h_n;       /* (B, W) out; may be the same array as h_0 */
-  void *c_n;       /* (B, H) out; may be the same array as c_0 */
-  void *cells;     /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
-  void *gates;     /* (T, B, 4, H) activated i,f,g,o, or r,z,n and the recurrence's part of n (with reset_before:
-                      r * h_{t-1}): as cells; NULL: RNN */
+  void *output; /* (T, B, W) out; h_t; in for backward */
+  void *h_n; /* (B, W) out; may be the same array as h_0 */
+  void *c_n; /* (B, H) out; may be the same array as c_0 */
+  void *cells; /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
+  void *gates; /* (T, B, 4, H) activated i,f,g,o, or r,z,n and the recurrence's part of n (with reset_before:
+                  r * h_{t-1}): as cells; NULL: RNN */
 
   /* Sequences of unequal length, and beginnings inside a sequence; in, for both passes. */
   const int64_t *lengths; /* (B) steps of each row, 0..T, descending; or NULL: T for all. What x and d_output hold past

@@ -18,6 +18,7 @@
 #define HAS_SECOND 1
 #define CANDIDATE_ALONE 1
 #define HAS_LONE 0
+#define HAS_PAIRS 0           /* a few rows more than fit a tile take the gates two by two */
 #define HAS_TAIL 0            /* the units of a last block, if few, have their gates side by side */
 #endif
 

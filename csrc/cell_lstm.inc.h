@@ -13,6 +13,7 @@
 #define HAS_SECOND 1          /* a step may have a second product */
 #define CANDIDATE_ALONE 0     /* with reset_before that is the candidate's sum */
 #define HAS_LONE 1            /* lone.inc.h is of this cell */
+#define HAS_PAIRS 1           /* a few rows more than fit a tile take the gates two by two */
 #define HAS_TAIL 1            /* the units of a last block, if few, have their gates side by side */
 #endif
 

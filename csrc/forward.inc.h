@@ -10,7 +10,7 @@ INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, con
     UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
   }
   NAME(tile_product_asking)(1, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1,
-                            w->ih + block * I * MATRIX_GATES * LANES, fetch->next, fetch->pace);
+                            w->ih + block * I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, fetch->next, fetch->pace);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
   }

@@ -26,11 +26,11 @@ INLINE void NAME(fetch_on)(NAME(fetch) * fetch, int64_t depth) {
     fetch->pace = 0;
 }
 
-/* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v]; with `asks`, a literal, the lines at next +
- * k*pace are fetched. */
+/* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v]; the panel goes on by
+ * panel_step for each k. With `asks`, a literal, the lines at next + k*pace are fetched. */
 INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows][wide], int first, int vecs,
                                       int64_t depth, const REAL *a, int64_t row, int64_t step, const REAL *panel,
-                                      const REAL *next, int64_t pace) {
+                                      int64_t panel_step, const REAL *next, int64_t pace) {
   /* A pointer for each three rows, which the processor's addresses reach with one register for the pitch. An offset
    * for each row is more than there are registers: GCC keeps some in vectors, and moves them on a port of the FMA
    * units.
@@ -38,7 +38,7 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
   const int each = __builtin_constant_p(row) ? rows : 3;
   const REAL *from[5];
   UNROLL for (int n = 0; n * each < rows; n++) from[n] = a + n * each * row;
-  for (int64_t k = 0; k < depth; k++, panel += vecs * LANES) {
+  for (int64_t k = 0; k < depth; k++, panel += panel_step) {
     vec w[4];
     if (asks) {
       vfetch(next);
@@ -58,7 +58,7 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
 
 INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int first, int vecs, int64_t depth,
                                const REAL *a, int64_t row, int64_t step, const REAL *panel) {
-  NAME(tile_product_asking)(0, rows, wide, acc, first, vecs, depth, a, row, step, panel, NULL, 0);
+  NAME(tile_product_asking)(0, rows, wide, acc, first, vecs, depth, a, row, step, panel, vecs * LANES, NULL, 0);
 }
 
 /* One row, `vecs` vectors of `panels` panels at once: enough independent chains to fill the FMA units.
@@ -93,6 +93,12 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
 #define ROWS_UP_TO_8(CASE) ROWS_UP_TO_7(CASE) ROW_CASE(CASE, 8)
 #define ROWS_UP_TO_12(CASE)                                                                                            \
   ROWS_UP_TO_8(CASE) ROW_CASE(CASE, 9) ROW_CASE(CASE, 10) ROW_CASE(CASE, 11) ROW_CASE(CASE, 12)
+/* A few rows more than fit a tile of four vectors, up to a third more. */
+#define ROWS_PAST_2(CASE) ROW_CASE(CASE, 3)
+#define ROWS_PAST_3(CASE) ROW_CASE(CASE, 4)
+#define ROWS_PAST_6(CASE) ROW_CASE(CASE, 7) ROW_CASE(CASE, 8)
+#define SWITCH_ROWS_PAST(rows, few, CASE)                                                                              \
+  switch (rows) { PASTE(ROWS_PAST_, few)(CASE) }
 #define SWITCH_ROWS(rows, most, CASE)                                                                                  \
   switch (rows) { PASTE(ROWS_UP_TO_, most)(CASE) }
 
@@ -118,7 +124,7 @@ INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, con
   const REAL *from = how == PRODUCT_GOES_ON ? sum : NAME(no_sums);
   __asm__("" : "+r"(from));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(from + n * LANES);
-  NAME(tile_product_asking)(1, R, V, acc, 0, V, depth, a, row, 1, panel, fetch->next, fetch->pace);
+  NAME(tile_product_asking)(1, R, V, acc, 0, V, depth, a, row, 1, panel, V * LANES, fetch->next, fetch->pace);
   __asm__("" : "+r"(how));
   if (how == PRODUCT_ADDED) {
     UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, vload(sum + n * LANES) + acc[n / V][n % V]);

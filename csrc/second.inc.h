@@ -31,7 +31,7 @@ INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_
     UNROLL for (int v = 0; v < V; v++) sum[r][v] = (vec){0};
   }
   NAME(tile_product_asking)(1, R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
-                            s->w->second + unit * s->H, fetch->next, fetch->pace);
+                            s->w->second + unit * s->H, V * LANES, fetch->next, fetch->pace);
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++)
       NAME(second_leave)(s, sum[r][v], b + r, unit + v * LANES);

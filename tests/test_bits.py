@@ -27,6 +27,7 @@ REGIMES = {
     "units forward, rows backward": (200, 5, 40, 130),
     "units, one row": (80, 1, 30, 400),
     "units, few rows": (8, 3, 50, 600),
+    "beyond the L2, a row more than a tile": (5, 7, 24, 500),
     "one row, hoisted": (500, 1, 70, 40),
     "one step": (1, 50, 100, 300),
     "many rows a step": (3, 530, 9, 21),
