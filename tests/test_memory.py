@@ -95,6 +95,29 @@ def test_bound(fresh):
     assert blocks.kept_memory() == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is freed")
+def test_above_the_bound_it_is_lent(fresh):
+    """It counts no more, and serves the next call as long as the system has no other use for it."""
+    import resource  # not on Windows
+
+    blocks.keep(20)  # and 80 MB lent
+
+    def fill(number):
+        large = [blocks.empty((8 * BIG,), np.float32) for _ in range(2)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for n, array in enumerate(large):
+            array[...] = number + n
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        assert all((array == number + n).all() for n, array in enumerate(large))
+        return faults
+
+    first = fill(1)
+    assert blocks.kept_memory() == 0
+    assert fill(3) < first / 2, "the same pages again"
+    blocks.keep(0)
+    assert fill(5) > first / 2, "new ones"
+
+
 def test_goes_back_when_others_are_taken(fresh):
     large = blocks.empty((BIG,), np.float32)
     del large

@@ -4,7 +4,8 @@
 A training step touches megabytes that were free a moment ago. Had from the system anew, each 4 KB page of them costs
 0.1 to 4 us before the first number is written (measured; virtual machines are slow at it), which is more than the
 arithmetic on it. So a block that nobody needs any more is kept for the calls that follow, up to a bound, and goes back
-to the system when 256 others have been taken since.
+to the system when 256 others have been taken since. Four times as much is kept above the bound, but lent to the system,
+which takes it when it runs short (MADV_FREE, Linux).
 """
 
 import os
@@ -26,39 +27,52 @@ cdef extern from *:
     #else
     #define advise_huge(memory, nbytes) ((void)(memory), (void)(nbytes))
     #endif
+    #if defined(__linux__) && !defined(MADV_FREE)
+    #define MADV_FREE 8 /* from Linux 4.5 on; before, it fails */
+    #endif
+    #if defined(__linux__)
+    #define lend(memory, nbytes) (madvise(memory, nbytes, MADV_FREE) == 0)
+    #else
+    #define lend(memory, nbytes) ((void)(memory), (void)(nbytes), 0)
+    #endif
     """
     void advise_huge(void *memory, size_t nbytes) nogil
+    bint lend(void *memory, size_t nbytes) nogil
 
 cdef enum:
     ALIGNMENT = 64
     HUGE = 2097152  # bytes of a huge page
     PIECES = 64  # kept at most
     AGE = 256  # blocks taken since, after which a piece goes back
+    LENT = 4  # times the bound are kept above it
     SMALL = 16384  # bytes below which an array is NumPy's own: the heap has them without new pages
 
 cdef struct Piece:
     void *start
     int64_t nbytes
     int64_t born
+    bint lent
 
 cdef Piece kept[PIECES]
 cdef int count = 0
 cdef int64_t kept_bytes = 0
+cdef int64_t lent_bytes = 0
 cdef int64_t taken = 0
 cdef int64_t most_bytes = 0
-cdef cython.pymutex mutex  # over the five above, which a build without GIL needs
+cdef cython.pymutex mutex  # over the six above, which a build without GIL needs
 
 
 def keep(megabytes):
-    """Keep at most so much memory for later calls; what is above goes back to the system."""
+    """Keep at most so much memory for later calls; what is above is lent or goes back to the system."""
     global most_bytes
     with mutex:
         most_bytes = <int64_t>(megabytes * 1000000.0)
         trim(most_bytes)
+        trim_lent(LENT * most_bytes)
 
 
 def kept_memory():
-    """Return the bytes that are kept for later calls."""
+    """Return the bytes that are kept for later calls, without what is lent."""
     return kept_bytes
 
 
@@ -157,23 +171,32 @@ cdef Block take_block(int64_t nbytes):
     nbytes = rounded(nbytes)
     with mutex:
         block.start = find(&nbytes)
-    cdef int64_t alignment = HUGE if nbytes >= HUGE else ALIGNMENT
+    cdef int64_t alignment = alignment_of(nbytes)
     if block.start == NULL:
         fresh = True
         block.start = PyMem_RawMalloc(nbytes + alignment)
     if block.start == NULL:
         with mutex:
-            trim(0)
+            while count:
+                PyMem_RawFree(take_out(0))
         block.passing = True
         nbytes, alignment = asked, ALIGNMENT  # nothing for comfort
         block.start = PyMem_RawMalloc(nbytes + alignment)
     if block.start == NULL:
         raise MemoryError(f"no {asked} bytes of memory")
     block.nbytes = nbytes
-    block.memory = <void *>((<uintptr_t>block.start + alignment - 1) & ~<uintptr_t>(alignment - 1))
+    block.memory = aligned(block.start, alignment)
     if fresh and alignment == HUGE:
         advise_huge(block.memory, nbytes)
     return block
+
+
+cdef int64_t alignment_of(int64_t nbytes) noexcept:
+    return HUGE if nbytes >= HUGE else ALIGNMENT
+
+
+cdef void *aligned(void *start, int64_t alignment) noexcept:
+    return <void *>((<uintptr_t>start + alignment - 1) & ~<uintptr_t>(alignment - 1))
 
 
 cdef int64_t rounded(int64_t nbytes) noexcept:
@@ -204,9 +227,12 @@ cdef void *find(int64_t *nbytes) noexcept:
 
 cdef void *take_out(int n) noexcept:
     """Pieces stand in the order of their birth."""
-    global count, kept_bytes
+    global count, kept_bytes, lent_bytes
     cdef void *start = kept[n].start
-    kept_bytes -= kept[n].nbytes
+    if kept[n].lent:
+        lent_bytes -= kept[n].nbytes
+    else:
+        kept_bytes -= kept[n].nbytes
     count -= 1
     for later in range(n, count):
         kept[later] = kept[later + 1]
@@ -219,23 +245,49 @@ cdef void expire() noexcept:
 
 
 cdef void trim(int64_t nbytes) noexcept:
-    """Let the oldest pieces go until no more than so many bytes are kept."""
-    while count and kept_bytes > nbytes:
-        PyMem_RawFree(take_out(0))
+    """Lend the oldest pieces, or let them go, until no more than so many bytes are kept."""
+    while kept_bytes > nbytes:
+        let_go(oldest(False))
+
+
+cdef void trim_lent(int64_t nbytes) noexcept:
+    while lent_bytes > nbytes:
+        PyMem_RawFree(take_out(oldest(True)))
+
+
+cdef int oldest(bint lent) noexcept:
+    """Which of them is; there is one."""
+    cdef int n = 0
+    while kept[n].lent != lent:
+        n += 1
+    return n
+
+
+cdef void let_go(int n) noexcept:
+    """Lend a piece of whole huge pages to the system, if it takes it and there is room for it; else free it."""
+    global kept_bytes, lent_bytes
+    cdef int64_t nbytes = kept[n].nbytes
+    if nbytes < HUGE or nbytes > LENT * most_bytes or not lend(aligned(kept[n].start, alignment_of(nbytes)), nbytes):
+        PyMem_RawFree(take_out(n))
+        return
+    kept[n].lent = True
+    kept_bytes -= nbytes
+    lent_bytes += nbytes
+    trim_lent(LENT * most_bytes)
 
 
 cdef void give(void *start, int64_t nbytes) noexcept:
     global count, kept_bytes
     expire()
-    if nbytes > most_bytes:
-        PyMem_RawFree(start)
-        return
-    trim(most_bytes - nbytes)
+    if nbytes <= most_bytes:
+        trim(most_bytes - nbytes)
     if count == PIECES:
         PyMem_RawFree(take_out(0))
-    kept[count].start, kept[count].nbytes, kept[count].born = start, nbytes, taken
+    kept[count] = Piece(start, nbytes, taken, False)
     count += 1
     kept_bytes += nbytes
+    if nbytes > most_bytes:
+        let_go(count - 1)
 
 
 def keep_what_the_environment_says():
