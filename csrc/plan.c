@@ -5,7 +5,10 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-static const double L2_BYTES_PER_CYCLE = 32; /* 116 GB/s a core, measured */
+/* From the L2. A cycle is a multiply-add of a vector; a core with two units has half as many bytes to it. 116 GB/s, and
+ * 78 with two units: forward, 30,4,333,333 takes 1205 us by rows and 807 by units, 50,6,256,256 2090 and 1080.
+ * Backward, a quarter of a panel at a time, which stays in L1, is what rows wait for less. */
+static const double FORWARD_BYTES_PER_CYCLE = 16, BACKWARD_BYTES_PER_CYCLE = 32;
 static const double L3_BYTES_PER_CYCLE = 22;
 static const double L1_BYTES = 48e3;       /* what a panel may take from tile to tile */
 static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
@@ -34,14 +37,14 @@ static double l2_bytes(void) {
   return (double)(bytes / 8 * 7);
 }
 
-/* What a step does, to whom a plan looks: panels of so many vectors for each k, `depth` k in all of which `again` are
- * gone through at every step. */
+/* What a step does, to whom a plan looks: panels of so many vectors for each k. */
 typedef struct {
   int64_t panels; /* that can be split between threads */
   int vecs;
-  double depth, again;
+  double depth; /* k */
   double vec_bytes;
   int tile_rows;
+  double l2_rate; /* bytes in a cycle */
   double asking; /* tiles that fetch the whole of the next panel from beyond the L2; 0: there is no counting on it */
   int64_t row_bytes; /* that a step reads of the one before, where panels are split some from other threads */
   double uneven; /* how much longer it takes by rows, as these are of unequal length */
@@ -52,12 +55,13 @@ typedef struct {
  * 79, with fewer tiles 25,16,1024,1024 27 and 21. */
 static double step_cycles(const step_work *w, double rows, double panels) {
   double panel = w->vecs * w->depth * w->vec_bytes, tiles = (double)ceil_div((int64_t)rows, w->tile_rows);
-  double fma = rows * w->vecs * w->depth, stream = tiles * panel / L2_BYTES_PER_CYCLE;
+  double reads = w->asking > 0 && 3 * rows <= 4 * w->tile_rows ? 1 : tiles; /* forward_pairs() */
+  double fma = rows * w->vecs * w->depth, stream = reads * panel / w->l2_rate;
   double cycles = fma > stream ? fma : stream;
-  if (w->vecs * w->again * w->vec_bytes * panels > l2_bytes() && tiles < w->asking)
-    cycles += panel / L3_BYTES_PER_CYCLE * (1 - tiles / w->asking);
-  else if (w->asking == 0 && panel * panels > l2_bytes())
-    cycles += panel / L3_BYTES_PER_CYCLE;
+  if (panel * panels > l2_bytes()) {
+    double left = w->asking > tiles ? 1 - tiles / w->asking : 0;
+    cycles += panel / L3_BYTES_PER_CYCLE * (w->asking > 0 ? 2 * left * left : 1);
+  }
   return panels * (cycles + rows * CELL);
 }
 
@@ -106,9 +110,9 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
   const step_work work = {.panels = panels,
                           .vecs = vecs,
                           .depth = depth,
-                          .again = p->T > 1 ? (double)width_of(p) : depth,
                           .vec_bytes = (double)lanes * size,
                           .tile_rows = tile_rows,
+                          .l2_rate = FORWARD_BYTES_PER_CYCLE,
                           .asking = vecs,
                           .row_bytes = width_of(p) * size,
                           .uneven = 1};
@@ -140,9 +144,9 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
   const step_work work = {.panels = max_i64(1, ceil_div(p->H, lanes) / WIDE_VECS),
                           .vecs = gates,
                           .depth = depth,
-                          .again = depth,
                           .vec_bytes = (double)lanes * size,
                           .tile_rows = tile_rows,
+                          .l2_rate = BACKWARD_BYTES_PER_CYCLE,
                           .row_bytes = gates * p->H * size,
                           .uneven = p->lengths ? 1.375 : 1};
   plan chosen = choose_split(p, &work);
