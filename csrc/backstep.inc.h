@@ -310,7 +310,7 @@ enum { NAME(LEAST_AHEAD) = 384 };
 
 /* First unit of the panel after the one of which `left` are left, or of this one, the last. */
 INLINE int64_t NAME(unit_after)(range panels, int64_t left, int down) {
-  return next_of(panels, max_i64(left - 1, 1), 1, down) * WIDE_VECS * LANES;
+  return one_after(panels, left, down) * WIDE_VECS * LANES;
 }
 
 /* Rows b .. b+rows-1, one panel: (L18) of step t+1, then (L11)-(L17) of step t. */

@@ -55,7 +55,7 @@ typedef struct {
  * 79, with fewer tiles 25,16,1024,1024 27 and 21. */
 static double step_cycles(const step_work *w, double rows, double panels) {
   double panel = w->vecs * w->depth * w->vec_bytes, tiles = (double)ceil_div((int64_t)rows, w->tile_rows);
-  double reads = w->asking > 0 && 3 * rows <= 4 * w->tile_rows ? 1 : tiles; /* forward_pairs() */
+  double reads = w->asking > 0 && in_pairs((int64_t)rows, w->tile_rows) ? 1 : tiles;
   double fma = rows * w->vecs * w->depth, stream = reads * panel / w->l2_rate;
   double cycles = fma > stream ? fma : stream;
   if (panel * panels > l2_bytes()) {

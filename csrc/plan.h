@@ -55,6 +55,16 @@ static inline int64_t next_of(range r, int64_t left, int64_t n, int down) {
   return down ? r.begin + left - n : r.end - left;
 }
 
+/* The one after the one of which `left` are left, or that one, the last. */
+static inline int64_t one_after(range r, int64_t left, int down) {
+  return next_of(r, max_i64(left - 1, 1), 1, down);
+}
+
+/* Whether rows are a few more than fit a tile, and so read a panel once (forward_pairs() in step.inc.h). */
+static inline int in_pairs(int64_t rows, int64_t tile_rows) {
+  return rows > tile_rows && 3 * rows <= 4 * tile_rows;
+}
+
 /* The pointwise options of a cell, its defaults filled in. */
 typedef struct {
   int special; /* any that the pointwise half heeds is not the default */

@@ -41,7 +41,7 @@ NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
   for (int64_t left = s->second.end - s->second.begin; left > 0; left--) {
     int64_t panel = next_of(s->second, left, 1, s->down);
     int V = NAME(panel_vecs)(s->W, panel, SECOND_VECS);
-    int64_t next = next_of(s->second, max_i64(left - 1, 1), 1, s->down), rows = s->rows.end - s->rows.begin;
+    int64_t next = one_after(s->second, left, s->down), rows = s->rows.end - s->rows.begin;
     NAME(fetch)
     fetch = NAME(fetch_of)(s->w->second + next * SECOND_VECS * LANES * s->H, V, ceil_div(rows, TILE_ROWS));
     for (int64_t b = s->rows.begin; b < s->rows.end;) {

@@ -338,14 +338,14 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   const int ih_vecs = GATES > 1 ? MATRIX_GATES : WIDE_VECS,
             hh_vecs = ih_vecs - (CANDIDATE_ALONE && s->options.reset_before);
   for (int64_t left = panels.end - panels.begin; left > 0; left--) {
-    int64_t panel = next_of(panels, left, 1, s->down), next = next_of(panels, max_i64(left - 1, 1), 1, s->down);
+    int64_t panel = next_of(panels, left, 1, s->down), next = one_after(panels, left, s->down);
     int tile_rows = GATES > 1 ? TILE_ROWS : NAME(wide_rows)(NAME(forward_vecs)(s->H, panel));
     int64_t tiles = ceil_div(rows, tile_rows);
     NAME(fetch)
     x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * ih_vecs * LANES, ih_vecs, tiles),
     h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_vecs * LANES, hh_vecs, tiles);
 #if HAS_PAIRS
-    if (s->z && rows > TILE_ROWS && 3 * rows <= 4 * TILE_ROWS) {
+    if (s->z && in_pairs(rows, TILE_ROWS)) {
       NAME(forward_pairs)(s, (int)rows, s->rows.begin, panel, &h_fetch);
       continue;
     }
