@@ -23,7 +23,7 @@ typedef struct {
   REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
   REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */
   REAL *strip; /* one packed panel of `depth` rows for each thread */
-  REAL *packed; /* pack_gates() of all threads, SLACK apart */
+  REAL *packed; /* pack_gates() of all threads, OUTER_GATES rows apart */
   int64_t packed_rows; /* of all threads together */
   REAL *zero; /* (H or W) */
   REAL *dh; /* (chunk, B, dh_pitch): gradients that go into the projection; padded as dz */
@@ -40,6 +40,7 @@ typedef struct {
   NAME(sums) of_all; /* where the caller has them, but for those that are turned */
   int64_t turned_pitch; /* 0: none is */
   NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
+  int reads_ahead; /* d_output: to be read, not prefetched (dz.inc.h) */
   int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
 } NAME(backward_job);
 
@@ -271,16 +272,14 @@ INLINE void NAME(name_tape)(const NAME(backward_step) * s, int64_t b, int64_t fi
 #define ADD(base, step, touch) (ahead[at % MATRIX_GATES][at / MATRIX_GATES] = (NAME(ahead)){base, step, touch}, at++)
   for (int n = 0; n < SAVED; n++)
     ADD((const REAL *)p->gates + (row * SAVED + n) * H + first, SAVED * H, 0);
-  if (HAS_CELL_STATE) {
-    ADD((const REAL *)p->cells + row * H + first, H, 0);
+  if (HAS_CELL_STATE) /* c_t was c_{t-1} of the step before */
     ADD(s->c_prev + b * s->c_pitch + first, s->c_pitch, 0);
-  }
   if (READS_H_PREV)
     ADD(s->h_prev + b * s->h_pitch + first, s->h_pitch, 0);
   if (READS_H)
     ADD((const REAL *)p->output + row * H + first, H, 0);
   if (s->d_output && !s->dh)
-    ADD(s->d_output + b * s->d_pitch + first, s->d_pitch, 1);
+    ADD(s->d_output + b * s->d_pitch + first, s->d_pitch, s->job->reads_ahead);
 #undef ADD
 }
 

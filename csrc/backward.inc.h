@@ -375,6 +375,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
   job.W = W;
+  job.reads_ahead = !bptt_prefetches_any_page();
   job.of_all = (NAME(sums)){.d_weight_ih = p->d_weight_ih,
                             .d_weight_hh = p->d_weight_hh,
                             .d_bias_ih = p->d_bias_ih,
@@ -403,8 +404,10 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed_rows = max_i64(GATES * H, W);
   job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
-  job.packed = arena_take(
-      a, job.packed_rows * max_i64(job.depth, 2 * job.group_depth) + (int64_t)job.plan.threads * SLACK, real);
+  job.packed = arena_take(a,
+                          job.packed_rows * max_i64(job.depth, 2 * job.group_depth) +
+                              max_i64(2, job.plan.threads) * OUTER_GATES * job.depth,
+                          real);
   arena kept = arena_on(p->sums);
   for (int group = 0; group < 2 && job.groups > 1; group++)
     job.of_group[group] = NAME(block_sums)(p, W, job.turned_pitch, p->sums ? &kept : a);

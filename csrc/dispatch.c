@@ -41,6 +41,14 @@ static const struct {
 
 enum { TABLE_SIZE = sizeof table / sizeof table[0] };
 
+int bptt_prefetches_any_page(void) {
+#if defined(__x86_64__)
+  return !__builtin_cpu_is("amd");
+#else
+  return 1;
+#endif
+}
+
 static _Atomic(const bptt_variant *) active;
 
 const bptt_variant *bptt_usable_variant(int rank) {

@@ -37,6 +37,9 @@ typedef struct {
 /* Whether small sizes run on half registers on this machine; of a variant that has them. */
 int bptt_runs_halves(const bptt_variant *variant);
 
+/* Whether this processor prefetches where it first has to look up the page: Zen 4 does not. */
+int bptt_prefetches_any_page(void);
+
 /* Whether a problem is sound, all but the size of its workspace, and the kernels that it runs on. */
 bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels);
 

@@ -100,24 +100,27 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
   }
 }
 
-#define SLACK LANES /* elements after each thread's packed gates */
+/* Gates of a block that outer_product() takes: a cache line of them. */
+#define OUTER_GATES (64 / (int)sizeof(REAL))
 
-/* The gates of this thread, tile by tile as outer_product() takes them: [tile][token][gate of the tile]. Unpacked,
- * every token would touch a cache line and a page of its own. Reads up to a vector past the last gate, inside the row's
- * padding, and writes up to a vector past its end. */
+/* The gates of this thread, block by block: [block][token][OUTER_GATES]. Unpacked, every token would touch a page of
+ * its own. Reads up to a line past the last gate, inside the row's padding. */
 static void NAME(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth) {
-  for (int64_t row = gates.begin; row < gates.end;) {
-    int64_t n = next_tile(gates.end - row, TILE_ROWS);
-    for (int64_t k = 0; k < depth; k++, dst += n)
-      for (int64_t v = 0; v < n; v += LANES)
-        vstore(dst + v, vload(dz[k] + offset + row + v));
-    row += n;
-  }
+  for (int64_t row = gates.begin; row < gates.end; row += OUTER_GATES)
+    for (int64_t k = 0; k < depth; k++, dst += OUTER_GATES)
+      UNROLL for (int v = 0; v < OUTER_GATES; v += LANES) vstore(dst + v, vload(dz[k] + offset + row + v));
 }
 
 /* Onto `rows` rows of dw, `pitch` apart, `columns` numbers each, those of a tile of V vectors; fresh: in their place.
  */
 NOINLINE void NAME(leave_tile)(REAL *dw, int64_t pitch, int64_t columns, int fresh, const REAL *tile, int rows, int V) {
+  if (V == 4 && columns >= 4 * LANES && !fresh) {
+    for (int r = 0; r < rows; r++, tile += 4 * LANES) {
+      REAL *to = dw + r * pitch;
+      UNROLL for (int v = 0; v < 4; v++) vstore(to + v * LANES, vload(to + v * LANES) + vload(tile + v * LANES));
+    }
+    return;
+  }
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < V; v++, tile += LANES) {
       REAL *to = dw + r * pitch + v * LANES;
@@ -133,7 +136,7 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
   UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
-  NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, R, strip);
+  NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, OUTER_GATES, strip);
   UNROLL for (int n = 0; n < R * V; n++) vstore(tile + n * LANES, acc[n / V][n % V]);
   NAME(leave_tile)(dw, width, columns, fresh, tile, R, V);
 }
@@ -142,26 +145,28 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
  * thread, packed. */
 NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fresh, const REAL *packed, int64_t depth,
                                   const REAL *const *a, REAL *strip) {
-  enum { STRIP_VECS = 4 };
-  for (int64_t column = 0; column < width; column += STRIP_VECS * LANES) {
-    int64_t columns = min_i64(STRIP_VECS * LANES, width - column);
-    int vecs = (int)ceil_div(columns, LANES);
+  for (int64_t column = 0; column < width;) {
+    int vecs = (int)next_tile(ceil_div(width - column, LANES), 4);
+    int64_t columns = min_i64(vecs * LANES, width - column);
     NAME(pack_rows)(strip, a, depth, width, column, vecs);
-    for (int64_t row = gates.begin; row < gates.end;) {
-      int n = (int)next_tile(gates.end - row, TILE_ROWS);
+    for (int64_t row = gates.begin, at = 0; row < gates.end;) {
+      /* at: of the block's gates those done */
+      int n = (int)next_tile(min_i64(OUTER_GATES - at, gates.end - row), TILE_ROWS);
       REAL *to = dw + row * width + column;
-      const REAL *tile = packed + (row - gates.begin) * depth;
+      const REAL *tile = packed + (row - at - gates.begin) * depth + at;
 #define CASE1(R) NAME(outer_tile)(R, 1, to, width, columns, fresh, tile, depth, strip)
 #define CASE2(R) NAME(outer_tile)(R, 2, to, width, columns, fresh, tile, depth, strip)
 #define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
 #define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
       SWITCH_TILE(n, TILE_ROWS, vecs, CASE)
+#undef CASE4
 #undef CASE1
 #undef CASE2
 #undef CASE3
-#undef CASE4
       row += n;
+      at = (at + n) % OUTER_GATES;
     }
+    column += vecs * LANES;
   }
 }
 
@@ -233,17 +238,31 @@ NOINLINE void NAME(turn)(REAL *dst, int64_t dst_pitch, const REAL *src, int64_t 
     }
 }
 
+/* V vectors of column_sum(), of which the last one may have fewer lanes. */
+INLINE void NAME(column_sums)(int V, int lanes, REAL *sum, int fresh, const REAL *const *dz, int64_t offset,
+                              int64_t depth, const REAL *const *other, int64_t from) {
+  vec acc[V];
+  UNROLL for (int v = 0; v < V; v++) acc[v] = (vec){0};
+  for (int64_t k = 0; k < depth; k++) {
+    UNROLL for (int v = 0; v < V; v++) {
+      const int n = v + 1 < V ? LANES : lanes;
+      const vec a = vload_n(dz[k] + offset + v * LANES, n);
+      acc[v] = other ? vfma(a, vload_n(other[k] + from + v * LANES, n), acc[v]) : acc[v] + a;
+    }
+  }
+  UNROLL for (int v = 0; v < V; v++) {
+    const int n = v + 1 < V ? LANES : lanes;
+    vstore_n(sum + v * LANES, fresh ? acc[v] : vload_n(sum + v * LANES, n) + acc[v], n);
+  }
+}
+
 /* sum[n] += sum over tokens of dz[token][offset + n], times other[token][n] when given. (L22) (L23) (G19)
  * (G20) (R9) */
 NOINLINE void NAME(column_sum)(REAL *sum, range columns, int fresh, const REAL *const *dz, int64_t offset,
                                int64_t depth, const REAL *const *other) {
-  for (int64_t n = columns.begin; n < columns.end; n += LANES) {
-    int lanes = (int)min_i64(LANES, columns.end - n);
-    vec acc = {0};
-    for (int64_t k = 0; k < depth; k++) {
-      vec a = vload_n(dz[k] + offset + n, lanes);
-      acc = other ? vfma(a, vload_n(other[k] + n, lanes), acc) : acc + a;
-    }
-    vstore_n(sum + n, fresh ? acc : vload_n(sum + n, lanes) + acc, lanes);
-  }
+  int64_t n = columns.begin;
+  for (; n + 4 * LANES <= columns.end; n += 4 * LANES)
+    NAME(column_sums)(4, LANES, sum + n, fresh, dz, offset + n, depth, other, n);
+  for (; n < columns.end; n += LANES)
+    NAME(column_sums)(1, (int)min_i64(LANES, columns.end - n), sum + n, fresh, dz, offset + n, depth, other, n);
 }

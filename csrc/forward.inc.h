@@ -9,8 +9,8 @@ INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, con
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
   }
-  NAME(tile_product_asking)(1, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1,
-                            w->ih + block * I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, fetch->next, fetch->pace);
+  NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1,
+                            w->ih + block * I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, fetch);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
   }
@@ -217,6 +217,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * GATES * LANES
                        : job->z + units.begin * plan->chunk * p->B * GATES;
   s.z_vec = plan->chunk * n * LANES;
+  s.lists = p->gates && p->T * p->B * SAVED * p->H * (int64_t)sizeof(REAL) >= LEAST_LISTED;
   if (!p->packed) {
     NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), 0);
     NAME(pack_second)(p, &job->w, panels);

@@ -12,11 +12,13 @@ typedef struct {
   const REAL *next;
   int64_t pace;
   int tiles; /* that ask; the others go on asking for the same line */
+  const REAL *const *list; /* lines that the caller will use, from anywhere; for ASK_LIST */
+  int64_t list_pace; /* how far the list goes on at each k, in LIST_PARTS of an entry */
 } NAME(fetch);
 
 INLINE NAME(fetch) NAME(fetch_of)(const REAL *next, int vecs, int64_t tiles) {
   int lines = (int)ceil_div(vecs * VEC_BYTES, 64), each = lines > tiles ? 2 : 1;
-  return (NAME(fetch)){next, each * 64 / (int64_t)sizeof(REAL), (lines + each - 1) / each};
+  return (NAME(fetch)){next, each * 64 / (int64_t)sizeof(REAL), (lines + each - 1) / each, NULL, 0};
 }
 
 /* After a tile. */
@@ -27,10 +29,13 @@ INLINE void NAME(fetch_on)(NAME(fetch) * fetch, int64_t depth) {
 }
 
 /* acc[r][first + v] += sum over k of a[r*row + k*step] * panel[k][v]; the panel goes on by
- * panel_step for each k. With `asks`, a literal, the lines at next + k*pace are fetched. */
+ * panel_step for each k. Meanwhile it asks for what `asks`, a literal, says of `fetch`. */
 INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows][wide], int first, int vecs,
                                       int64_t depth, const REAL *a, int64_t row, int64_t step, const REAL *panel,
-                                      int64_t panel_step, const REAL *next, int64_t pace) {
+                                      int64_t panel_step, const NAME(fetch) * fetch) {
+  const REAL *next = asks ? fetch->next : NULL, *const *list = asks == ASK_LIST ? fetch->list : NULL;
+  const int64_t pace = asks ? fetch->pace : 0, list_pace = asks == ASK_LIST ? fetch->list_pace : 0;
+  uint64_t listed = 0;
   /* A pointer for each three rows, which the processor's addresses reach with one register for the pitch. An offset
    * for each row is more than there are registers: GCC keeps some in vectors, and moves them on a port of the FMA
    * units.
@@ -43,6 +48,10 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
     if (asks) {
       vfetch(next);
       next += pace;
+    }
+    if (asks == ASK_LIST) {
+      vfetch(list[listed / LIST_PARTS]);
+      listed += (uint64_t)list_pace;
     }
     UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
@@ -58,7 +67,7 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
 
 INLINE void NAME(tile_product)(int rows, int wide, vec acc[rows][wide], int first, int vecs, int64_t depth,
                                const REAL *a, int64_t row, int64_t step, const REAL *panel) {
-  NAME(tile_product_asking)(0, rows, wide, acc, first, vecs, depth, a, row, step, panel, vecs * LANES, NULL, 0);
+  NAME(tile_product_asking)(ASK_NONE, rows, wide, acc, first, vecs, depth, a, row, step, panel, vecs * LANES, NULL);
 }
 
 /* One row, `vecs` vectors of `panels` panels at once: enough independent chains to fill the FMA units.
@@ -124,7 +133,7 @@ INLINE void NAME(wide_tile)(int R, int V, int how, REAL *sum, int64_t depth, con
   const REAL *from = how == PRODUCT_GOES_ON ? sum : NAME(no_sums);
   __asm__("" : "+r"(from));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = vload(from + n * LANES);
-  NAME(tile_product_asking)(1, R, V, acc, 0, V, depth, a, row, 1, panel, V * LANES, fetch->next, fetch->pace);
+  NAME(tile_product_asking)(ASK_NEXT, R, V, acc, 0, V, depth, a, row, 1, panel, V * LANES, fetch);
   __asm__("" : "+r"(how));
   if (how == PRODUCT_ADDED) {
     UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, vload(sum + n * LANES) + acc[n / V][n % V]);

@@ -15,7 +15,9 @@ enum {
   MOST_IN_GROUPS = 400, /* where weights are few: I + H + W */
   MOST_TURNED = 800, /* bytes of I + H + W numbers up to which the gradients of weights are summed turned, */
   LEAST_TURNED = 512, /* from so many tokens on: fewer do not pay for turning them back */
-  CHUNK_TOKENS = 256 /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
+  CHUNK_TOKENS = 256, /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
+  LEAST_LISTED = 8 << 20, /* bytes of gates from which on their lines are asked for before they are written */
+  LIST_PARTS = 1 << 16 /* of an entry, by which the loop of a product goes on in a list of lines (gemm.inc.h) */
 };
 
 typedef struct {

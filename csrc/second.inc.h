@@ -30,8 +30,8 @@ INLINE void NAME(second_tile)(int R, int V, const NAME(forward_step) * s, int64_
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int v = 0; v < V; v++) sum[r][v] = (vec){0};
   }
-  NAME(tile_product_asking)(1, R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
-                            s->w->second + unit * s->H, V * LANES, fetch->next, fetch->pace);
+  NAME(tile_product_asking)(ASK_NEXT, R, V, sum, 0, V, s->H, s->middle + b * s->middle_pitch, s->middle_pitch, 1,
+                            s->w->second + unit * s->H, V * LANES, fetch);
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++)
       NAME(second_leave)(s, sum[r][v], b + r, unit + v * LANES);

@@ -22,6 +22,7 @@ typedef struct {
   const REAL *z;           /* hoisted b + W_ih x of its rows and panels: [panel][row][vecs][LANES], or NULL */
   int64_t z_vec;           /* from panel to panel in z, for each vector */
   int64_t z_step;          /* rows of z before those of this step */
+  int lists;               /* tiles ask for the lines that their cells will write */
 } NAME(forward_step);
 
 /* Stores cell state and gates of LANES units of row b. */
@@ -101,6 +102,20 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
 }
 
+/* The lines that the cells of R rows of one block write: list[R * WRITTEN]. Written unasked for, they leave the cells
+ * to wait until some have come: 6 lines a vector take longer to come from beyond the L2 than a cell takes. */
+enum { NAME(WRITTEN) = SAVED + HAS_CELL_STATE + 1 };
+
+INLINE void NAME(list_written)(int R, const NAME(forward_step) * s, int64_t b, int64_t block, const REAL **list) {
+  for (int r = 0; r < R; r++, b++) {
+    const REAL *gates = s->gates + b * SAVED * s->H + block * LANES;
+    UNROLL for (int n = 0; n < SAVED; n++) *list++ = gates + n * s->H;
+    if (HAS_CELL_STATE)
+      *list++ = s->c + b * s->H + block * LANES;
+    *list++ = s->h + b * s->H + block * LANES;
+  }
+}
+
 /* Rows b .. b+R-1 of one block: the products of (L1) (L2) (L3) (L8) in registers, then the cells. */
 INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, int64_t block,
                                const NAME(fetch) * x_fetch, const NAME(fetch) * h_fetch) {
@@ -115,19 +130,24 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
     UNROLL for (int r = 0; r < R; r++) {
       UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
     }
-    NAME(tile_product_asking)(1, R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
-                              w->ih + block * s->I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, x_fetch->next,
-                              x_fetch->pace);
+    NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, 0, MATRIX_GATES, s->I, s->x + b * s->I, s->I, 1,
+                              w->ih + block * s->I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, x_fetch);
   }
   const REAL *h = s->h_seen + b * s->seen_pitch;
   if (CANDIDATE_ALONE && s->options.reset_before)
-    NAME(tile_product_asking)(1, R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
-                              w->hh + block * s->W * (MATRIX_GATES - 1) * LANES, (MATRIX_GATES - 1) * LANES,
-                              h_fetch->next, h_fetch->pace);
-  else
-    NAME(tile_product_asking)(1, R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
-                              w->hh + block * s->W * MATRIX_GATES * LANES, MATRIX_GATES * LANES, h_fetch->next,
-                              h_fetch->pace);
+    NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
+                              w->hh + block * s->W * (MATRIX_GATES - 1) * LANES, (MATRIX_GATES - 1) * LANES, h_fetch);
+  else if (s->lists) {
+    const REAL *list[R * NAME(WRITTEN)];
+    NAME(fetch) fetch = *h_fetch;
+    NAME(list_written)(R, s, b, block, list);
+    fetch.list = list, fetch.list_pace = R * NAME(WRITTEN) * LIST_PARTS / s->W;
+    NAME(tile_product_asking)(ASK_LIST, R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
+                              w->hh + block * s->W * MATRIX_GATES * LANES, MATRIX_GATES * LANES, &fetch);
+  } else {
+    NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, HH_FIRST, MATRIX_GATES, s->W, h, s->seen_pitch, 1,
+                              w->hh + block * s->W * MATRIX_GATES * LANES, MATRIX_GATES * LANES, h_fetch);
+  }
   NAME(forward_rows)(s, R, sum, b, block);
 }
 
@@ -138,8 +158,8 @@ INLINE void NAME(forward_pair)(int R, int first, const NAME(forward_step) * s, R
                                const REAL *panel, const NAME(fetch) * fetch) {
   vec sum[R][2];
   UNROLL for (int n = 0; n < 2 * R; n++) sum[n / 2][n % 2] = vload(z + (n / 2 * GATES + first + n % 2) * LANES);
-  NAME(tile_product_asking)(1, R, 2, sum, 0, 2, s->W, h, s->seen_pitch, 1, panel + first * LANES, GATES * LANES,
-                            fetch->next, fetch->pace);
+  NAME(tile_product_asking)(ASK_NEXT, R, 2, sum, 0, 2, s->W, h, s->seen_pitch, 1, panel + first * LANES, GATES * LANES,
+                            fetch);
   UNROLL for (int n = 0; n < 2 * R; n++) vstore(z + (n / 2 * GATES + first + n % 2) * LANES, sum[n / 2][n % 2]);
 }
 
@@ -178,7 +198,7 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   const int V = w->tail;
   REAL sum[WIDE_ROWS * 2 * LANES] __attribute__((aligned(VEC_BYTES)));
   vec z[WIDE_ROWS][GATES];
-  const NAME(fetch) none = {w->tail_bias, 0, 0};
+  const NAME(fetch) none = {.next = w->tail_bias};
   const REAL *from = s->z ? NAME(hoisted)(s, b, block) : w->tail_bias;
   for (int r = 0; r < rows; r++, from += s->z ? GATES * LANES : 0)
     for (int v = 0; v < V; v++)

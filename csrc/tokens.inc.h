@@ -61,7 +61,7 @@ typedef struct {
 static NAME(summer) NAME(member_summer)(const NAME(backward_job) * job, int rank, int size) {
   NAME(summer) s = {rank, size, job->strip + rank * job->depth * 4 * LANES, NULL, NULL};
   /* By the share of all rows, not of this product's, as another member may be at another. */
-  s.packed = job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * SLACK;
+  s.packed = job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * OUTER_GATES * job->depth;
   s.seen = job->seen ? job->seen + rank * job->depth * job->W : NULL;
   return s;
 }
@@ -70,7 +70,7 @@ static NAME(summer) NAME(member_summer)(const NAME(backward_job) * job, int rank
 static NAME(summer) NAME(group_summer)(const NAME(backward_job) * job, int group) {
   NAME(summer) s = NAME(member_summer)(job, group, 1);
   s.rank = 0;
-  s.packed = job->packed + group * (job->packed_rows * job->group_depth + SLACK);
+  s.packed = job->packed + group * (job->packed_rows * job->group_depth + OUTER_GATES * job->depth);
   return s;
 }
 

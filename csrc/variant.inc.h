@@ -32,6 +32,9 @@
  * one. */
 enum { PRODUCT_ALONE, PRODUCT_ADDED, PRODUCT_GOES_ON };
 
+/* What the loop of a product asks for meanwhile: nothing; the panel that comes next; and lines of a list as well. */
+enum { ASK_NONE, ASK_NEXT, ASK_LIST };
+
 #ifdef CELL
 #define BODIES "bodies.inc.h"
 #else
