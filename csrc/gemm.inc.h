@@ -53,7 +53,11 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
       vfetch(list[listed / LIST_PARTS]);
       listed += (uint64_t)list_pace;
     }
-    UNROLL for (int v = 0; v < vecs; v++) w[v] = vload(panel + v * LANES);
+    UNROLL for (int v = 0; v < vecs; v++) {
+      w[v] = vload(panel + v * LANES);
+      if (rows > 1 && rows * vecs + vecs < VEC_REGISTERS)
+        vhold(&w[v]);
+    }
     UNROLL for (int r = 0; r < rows; r++) {
       vec a_rk = vset1(from[r / each][r % each * row]);
       UNROLL for (int v = 0; v < vecs; v++) acc[r][first + v] = vfma(a_rk, w[v], acc[r][first + v]);

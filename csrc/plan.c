@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 /* From the L2. A cycle is a multiply-add of a vector; a core with two units has half as many bytes to it. 116 GB/s, and
- * 78 with two units: forward, 30,4,333,333 takes 1205 us by rows and 807 by units, 50,6,256,256 2090 and 1080.
+ * 134 with two units: forward, 30,4,333,333 takes 1105 us by rows and 825 by units, 50,6,256,256 1375 and 1105.
  * Backward, a quarter of a panel at a time, which stays in L1, is what rows wait for less. */
-static const double FORWARD_BYTES_PER_CYCLE = 16, BACKWARD_BYTES_PER_CYCLE = 32;
+static const double FORWARD_BYTES_PER_CYCLE = 24, BACKWARD_BYTES_PER_CYCLE = 32;
 static const double L3_BYTES_PER_CYCLE = 22;
 static const double L1_BYTES = 48e3;       /* what a panel may take from tile to tile */
 static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
@@ -47,6 +47,7 @@ typedef struct {
   double l2_rate; /* bytes in a cycle */
   double asking; /* tiles that fetch the whole of the next panel from beyond the L2; 0: there is no counting on it */
   int64_t row_bytes; /* that a step reads of the one before, where panels are split some from other threads */
+  double apart; /* cycles, on one thread, of what is no part of a step and divided evenly among any threads */
   double uneven; /* how much longer it takes by rows, as these are of unequal length */
 } step_work;
 
@@ -71,11 +72,13 @@ static plan choose_split(const bptt_problem *p, const step_work *w) {
   int by_rows = (int)max_i64(1, min_i64(most, p->B)), by_units = (int)min_i64(most, w->panels);
   double T = (double)p->T, B = (double)p->B;
   double cycles[4] = {0};
-  cycles[BPTT_SERIAL] = T * step_cycles(w, B, (double)w->panels);
-  cycles[BPTT_SPLIT_ROWS] = REGION + w->uneven * T * step_cycles(w, (double)ceil_div(p->B, by_rows), (double)w->panels);
+  cycles[BPTT_SERIAL] = w->apart + T * step_cycles(w, B, (double)w->panels);
+  cycles[BPTT_SPLIT_ROWS] =
+      REGION + w->apart / by_rows + w->uneven * T * step_cycles(w, (double)ceil_div(p->B, by_rows), (double)w->panels);
   double others = B * (double)(w->row_bytes / max_i64(1, by_units) * (by_units - 1));
   cycles[BPTT_SPLIT_HIDDEN] =
-      REGION + T * (BARRIER + others / EXCHANGE + step_cycles(w, B, (double)ceil_div(w->panels, by_units)));
+      REGION + w->apart / by_units +
+      T * (BARRIER + others / EXCHANGE + step_cycles(w, B, (double)ceil_div(w->panels, by_units)));
   plan chosen = {BPTT_SERIAL, 1, 0, 1};
   if (most > 1) {
     for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
@@ -148,6 +151,8 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
                           .tile_rows = tile_rows,
                           .l2_rate = BACKWARD_BYTES_PER_CYCLE,
                           .row_bytes = gates * p->H * size,
+                          .apart =
+                              (double)(p->T * p->B) * gates * (double)p->H * (double)(2 * p->I + width_of(p)) / lanes,
                           .uneven = p->lengths ? 1.375 : 1};
   plan chosen = choose_split(p, &work);
   int64_t steps = p->truncate_every ? min_i64(p->T, p->truncate_depth) : p->T;

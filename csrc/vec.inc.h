@@ -17,6 +17,7 @@
 #undef vset1
 #undef vload
 #undef vfetch
+#undef vhold
 #undef vstore
 #undef vload_n
 #undef vstore_n
@@ -59,6 +60,7 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define vdivide_inside NAME(vdivide_inside)
 #define vadd_square NAME(vadd_square)
 #define vfetch NAME(vfetch)
+#define vhold NAME(vhold)
 #define vload_wide NAME(vload_wide)
 #define vwide NAME(vwide)
 #define vsum_wide NAME(vsum_wide)
@@ -142,6 +144,22 @@ static inline void vfetch(const REAL *p) {
   __asm__("prfm pldl2keep, [%0]" : : "r"(p));
 #else
   (void)p;
+#endif
+}
+
+#undef VEC_REGISTERS
+#if defined(ISA_AVX512) || defined(ISA_NEON)
+#define VEC_REGISTERS 32
+#else
+#define VEC_REGISTERS 16
+#endif
+
+/* Keeps a value that is used more than once in a register. Of two or three uses GCC makes as many reads. */
+static inline __attribute__((always_inline)) void vhold(vec *a) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(*a));
+#else
+  (void)a;
 #endif
 }
 
