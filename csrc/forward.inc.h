@@ -67,7 +67,7 @@ typedef struct {
   REAL *mask, *h_masked; /* (threads, B, W): dropout of h_{t-1}, and what it leaves */
   REAL *middle; /* (B, H): what goes into the projection */
   REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
-  REAL *z; /* hoisted products of one chunk, all threads */
+  REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
 } NAME(forward_job);
 
 /* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
@@ -90,6 +90,22 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
                         valid_rows(p, t + s, rows));
     }
     z += job->plan.chunk * n * unit;
+  }
+}
+
+/* Part `part` of `parts` of the same work, of all rows, as even as tiles allow. */
+static void NAME(input_part)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range panels, int part,
+                             int parts) {
+  const bptt_problem *p = job->p;
+  const int64_t tokens = steps * p->B, tiles = ceil_div(tokens, TILE_ROWS);
+  const range own = share(tiles * (panels.end - panels.begin), part, parts);
+  for (int64_t n = own.begin; n < own.end; n++) {
+    const int64_t panel = panels.begin + n / tiles, each = GATES == 1 ? WIDE_VECS : GATES;
+    const range run = share(tokens, (int)(n % tiles), (int)tiles);
+    const int unit = NAME(forward_vecs)(p->H, panel) * LANES;
+    NAME(input_run)(&job->w, unit / LANES, p->I, (const REAL *)p->x + (t * p->B + run.begin) * p->I, p->I,
+                    z + n / tiles * each * LANES * job->plan.chunk * p->B + run.begin * unit, unit, panel,
+                    run.end - run.begin);
   }
 }
 
@@ -216,6 +232,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   int64_t n = rows.end - rows.begin, active = p->B;
   REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * GATES * LANES
                        : job->z + units.begin * plan->chunk * p->B * GATES;
+  REAL *other_z = plan->fills ? z + plan->chunk * p->B * job->w.blocks * GATES * LANES : z;
   s.z_vec = plan->chunk * n * LANES;
   s.lists = p->gates && p->T * p->B * SAVED * p->H * (int64_t)sizeof(REAL) >= LEAST_LISTED;
   if (!p->packed) {
@@ -229,7 +246,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   double flops = 2.0 * MATRIX_GATES * (double)(units.end - units.begin) * (double)n * (double)(p->I + s.W);
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
-    if (plan->hoist)
+    if (plan->hoist && (t0 == 0 || !plan->fills))
       NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.panels);
     for (int64_t t = t0; t < t1; t++) {
       NAME(forward_bind)(job, &s, t);
@@ -253,11 +270,17 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
       }
 #endif
       int stop = bptt_team_progress(team, rank, flops);
-      if (plan->split == BPTT_SPLIT_HIDDEN)
-        stop = bptt_team_wait(team, rank);
+      if (plan->split == BPTT_SPLIT_HIDDEN) {
+        bptt_team_arrive(team, rank);
+        if (plan->fills && t1 < p->T)
+          NAME(input_part)(job, other_z, t1, min_i64(plan->chunk, p->T - t1), s.panels, (int)(t - t0), (int)(t1 - t0));
+        stop = bptt_team_await(team, rank);
+      }
       if (stop)
         return;
     }
+    REAL *next = other_z; /* the one that was filled meanwhile, or the same one */
+    other_z = z, z = next;
   }
   NAME(forward_final)(job, &s, rows);
 }
@@ -288,8 +311,8 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
     job.middle = arena_take(a, p->B, p->H * real);
   if (p->reset_before && !p->gates)
     job.gates = arena_take(a, p->B * SAVED, p->H * real);
-  job.z = job.plan.hoist ? arena_take(a, job.plan.chunk * p->B, job.w.blocks * GATES * LANES * (int64_t)sizeof(REAL))
-                         : NULL;
+  if (job.plan.hoist)
+    job.z = arena_take(a, job.plan.chunk * p->B * (1 + job.plan.fills), job.w.blocks * GATES * LANES * real);
   return job;
 }
 

@@ -132,6 +132,7 @@ typedef struct {
   bptt_split split;
   int threads;
   int hoist;     /* input product of a chunk of steps ahead of the recurrence, else fused with it */
+  int fills;     /* while a member waits for others it works on the input product of the next chunk */
   int64_t chunk; /* time steps in a chunk */
 } plan;
 

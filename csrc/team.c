@@ -264,15 +264,24 @@ int bptt_team_run(int threads, int insist, bptt_duty duty, const void *context, 
   return atomic_load(&team.stopped);
 }
 
-int bptt_team_wait(bptt_team *team, int rank) {
+void bptt_team_arrive(bptt_team *team, int rank) {
+  bptt_member *mine = &team->members[rank];
+  if (team->size > 1)
+    arrive(team, mine, atomic_load_explicit(&mine->epoch, memory_order_relaxed) + 1);
+}
+
+int bptt_team_await(bptt_team *team, int rank) {
   if (team->size > 1) {
-    bptt_member *mine = &team->members[rank];
-    long long epoch = atomic_load_explicit(&mine->epoch, memory_order_relaxed) + 1;
-    arrive(team, mine, epoch);
+    long long epoch = atomic_load_explicit(&team->members[rank].epoch, memory_order_relaxed);
     for (int other = 0; other < team->size; other++)
       await(team, rank, &team->members[other], epoch);
   }
   return atomic_load_explicit(&team->stopped, memory_order_relaxed);
+}
+
+int bptt_team_wait(bptt_team *team, int rank) {
+  bptt_team_arrive(team, rank);
+  return bptt_team_await(team, rank);
 }
 
 int bptt_team_progress(bptt_team *team, int rank, double flops) {

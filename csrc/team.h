@@ -38,6 +38,10 @@ int bptt_team_run(int threads, int insist, bptt_duty duty, const void *context, 
 /* Waits for all members; 1 when the team was stopped: the caller must return from its duty then. */
 int bptt_team_wait(bptt_team *team, int rank);
 
+/* The same in two halves: between them a member may do what the others do not wait for. */
+void bptt_team_arrive(bptt_team *team, int rank);
+int bptt_team_await(bptt_team *team, int rank);
+
 /* A team of some members of one that runs. One of them makes it and all wait; each member of the part then runs its
  * duty in it, and the part's rank 0 takes it in. The part polls if that rank is the calling thread (`polls`); else it
  * asks whether the whole was stopped. */

@@ -110,3 +110,26 @@ def test_close_to_the_specification(H):
         )
     for a, b in zip([output, *last], [wanted, *final], strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"bidirectional": True}], ids=str)
+@pytest.mark.parametrize("cell", [bptt.LSTM, bptt.GRU, bptt.RNN], ids=lambda cell: cell.__name__)
+def test_bits_while_members_wait(cell, options):
+    """Units split: what a member does of the next chunk while it waits for the others changes no bit."""
+    rng = np.random.default_rng(5)
+    for T, I, H in [(25, 9, 100), (61, 20, 133), (100, 8, 64)]:
+        layer = cell(I, H, seed=H, **options)
+        x = rng.standard_normal((T, 1, I)).astype(layer.dtype)
+        resets = rng.random((T, 1)) < 0.1
+        for given in ({}, {"resets": resets}):
+            if given and options.get("bidirectional"):
+                continue
+            with bptt.num_threads(1), forced(1):
+                alone = layer.forward(x, **given)
+            for threads in (2, 3):
+                with bptt.num_threads(threads), forced(3, 2):
+                    tape = layer.forward(x, **given)
+                    output, _ = layer(x, **given)
+                assert np.array_equal(tape.output, alone.output)
+                assert np.array_equal(tape.hidden, alone.hidden)
+                assert np.array_equal(output, alone.output)
