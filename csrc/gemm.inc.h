@@ -55,7 +55,7 @@ INLINE void NAME(tile_product_asking)(int asks, int rows, int wide, vec acc[rows
     }
     UNROLL for (int v = 0; v < vecs; v++) {
       w[v] = vload(panel + v * LANES);
-      if (rows > 1 && rows * vecs + vecs < VEC_REGISTERS)
+      if (rows > 1)
         vhold(&w[v]);
     }
     UNROLL for (int r = 0; r < rows; r++) {
