@@ -195,8 +195,7 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
     int vecs = (int)next_tile(ceil_div(width - column, LANES), 4);
     int64_t columns = min_i64(vecs * LANES, width - column);
     NAME(pack_rows)(strip, a, depth, width, column, vecs);
-    for (int64_t row = gates.begin, at = 0; row < gates.end;) {
-      /* at: of the block's gates those done */
+    for (int64_t row = gates.begin, at = 0; row < gates.end;) { /* `at` of the gates of a block are done */
       int n = (int)next_tile(min_i64(OUTER_GATES - at, gates.end - row), TILE_ROWS);
       REAL *to = dw + row * width + column;
       const REAL *tile = packed + (row - at - gates.begin) * depth + at;
@@ -205,10 +204,10 @@ NOINLINE void NAME(outer_product)(REAL *dw, int64_t width, range gates, int fres
 #define CASE3(R) NAME(outer_tile)(R, 3, to, width, columns, fresh, tile, depth, strip)
 #define CASE4(R) NAME(outer_tile)(R, 4, to, width, columns, fresh, tile, depth, strip)
       SWITCH_TILE(n, TILE_ROWS, vecs, CASE)
-#undef CASE4
 #undef CASE1
 #undef CASE2
 #undef CASE3
+#undef CASE4
       row += n;
       at = (at + n) % OUTER_GATES;
     }
