@@ -11,7 +11,8 @@
 #define PASTE(a, b) PASTE_(a, b)
 #endif
 
-/* The short names stand for this dtype's; a name must be free while NAME() pastes it. */
+/* The short names stand for this dtype's; a name must be free while NAME() pastes it, and vfma_f32 and its like are
+ * taken on 64-bit ARM. */
 #undef vec
 #undef ivec
 #undef vset1
@@ -46,25 +47,25 @@ typedef int64_t NAME(ivec) __attribute__((vector_size(VEC_BYTES)));
 #define ivec NAME(ivec)
 #define LANES ((int)(VEC_BYTES / sizeof(REAL)))
 
-#define vset1 NAME(vset1)
-#define vload NAME(vload)
-#define vstore NAME(vstore)
-#define vload_n NAME(vload_n)
-#define vstore_n NAME(vstore_n)
-#define vfma NAME(vfma)
-#define vmin NAME(vmin)
-#define vmax NAME(vmax)
-#define vabs NAME(vabs)
-#define vselect_lt NAME(vselect_lt)
-#define vcount_lt NAME(vcount_lt)
-#define vdivide_inside NAME(vdivide_inside)
-#define vadd_square NAME(vadd_square)
-#define vfetch NAME(vfetch)
-#define vhold NAME(vhold)
-#define vload_wide NAME(vload_wide)
-#define vwide NAME(vwide)
-#define vsum_wide NAME(vsum_wide)
-#define vtranspose NAME(vtranspose)
+#define vset1 NAME(vec_set1)
+#define vload NAME(vec_load)
+#define vstore NAME(vec_store)
+#define vload_n NAME(vec_load_n)
+#define vstore_n NAME(vec_store_n)
+#define vfma NAME(vec_fma)
+#define vmin NAME(vec_min)
+#define vmax NAME(vec_max)
+#define vabs NAME(vec_abs)
+#define vselect_lt NAME(vec_select_lt)
+#define vcount_lt NAME(vec_count_lt)
+#define vdivide_inside NAME(vec_divide_inside)
+#define vadd_square NAME(vec_add_square)
+#define vfetch NAME(vec_fetch)
+#define vhold NAME(vec_hold)
+#define vload_wide NAME(vec_load_wide)
+#define vwide NAME(vec_wide)
+#define vsum_wide NAME(vec_sum_wide)
+#define vtranspose NAME(vec_transpose)
 
 /* Intrinsic of this width and dtype: VI(fmadd)(a, b, c). The AVX-512 variant also works on half registers. */
 #undef VI
