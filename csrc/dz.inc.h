@@ -29,38 +29,38 @@ INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const R
                                                            : acc[0][v];
 }
 
-#if VEC_REGISTERS >= 32
+/* Where all gates of two or three rows fit the registers. */
+#define HAS_FEW (VEC_REGISTERS >= 32 && MATRIX_GATES > 2)
+#if HAS_FEW
 
-/* R rows, two or three, in the same way, where gate by gate would keep too few sums in flight: the backward pass of
- * 30,3,200,200 825 -> 734 us. */
-INLINE void NAME(gate_sum_few)(int R, int V, int gates, REAL *sum, int64_t H, const REAL *dz, int64_t pitch,
-                               const REAL *panel) {
-  vec acc[4][3][2];
-  const REAL *from[4];
-  UNROLL for (int g = 0; g < gates; g++) {
-    UNROLL for (int n = 0; n < R * V; n++) acc[g][n / V][n % V] = (vec){0};
-    from[g] = panel + g * H * V * LANES;
+/* All gates of R rows, two or three, in the same way, a full panel: gate by gate would keep too few sums in flight. The
+ * backward pass of 30,3,200,200 825 -> 734 us. */
+INLINE void NAME(gate_sum_few)(int R, REAL *sum, int64_t H, const REAL *dz, int64_t pitch, const REAL *panel) {
+  vec acc[MATRIX_GATES][3][WIDE_VECS];
+  const REAL *from[MATRIX_GATES];
+  UNROLL for (int g = 0; g < MATRIX_GATES; g++) {
+    UNROLL for (int n = 0; n < R * WIDE_VECS; n++) acc[g][n / WIDE_VECS][n % WIDE_VECS] = (vec){0};
+    from[g] = panel + g * H * WIDE_VECS * LANES;
   }
   for (int64_t k = 0; k < H; k++, dz++) {
-    UNROLL for (int g = 0; g < gates; g++) {
-      vec w[2];
-      UNROLL for (int v = 0; v < V; v++) {
+    UNROLL for (int g = 0; g < MATRIX_GATES; g++) {
+      vec w[WIDE_VECS];
+      UNROLL for (int v = 0; v < WIDE_VECS; v++) {
         w[v] = vload(from[g] + v * LANES);
         vhold(&w[v]);
       }
       UNROLL for (int r = 0; r < R; r++) {
         const vec a = vset1(dz[r * pitch + g * H]);
-        UNROLL for (int v = 0; v < V; v++) acc[g][r][v] = vfma(a, w[v], acc[g][r][v]);
+        UNROLL for (int v = 0; v < WIDE_VECS; v++) acc[g][r][v] = vfma(a, w[v], acc[g][r][v]);
       }
-      from[g] += V * LANES;
+      from[g] += WIDE_VECS * LANES;
       __asm__("" : "+r"(from[g]));
     }
   }
-  UNROLL for (int n = 0; n < R * V; n++) {
-    const int r = n / V, v = n % V;
-    vstore(sum + n * LANES, gates > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v]);
-    if (gates > 2)
-      vstore(sum + OTHER_SUM + n * LANES, gates == 4 ? acc[2][r][v] + acc[3][r][v] : acc[2][r][v]);
+  UNROLL for (int n = 0; n < R * WIDE_VECS; n++) {
+    const int r = n / WIDE_VECS, v = n % WIDE_VECS;
+    vstore(sum + n * LANES, acc[0][r][v] + acc[1][r][v]);
+    vstore(sum + OTHER_SUM + n * LANES, MATRIX_GATES == 4 ? acc[2][r][v] + acc[MATRIX_GATES - 1][r][v] : acc[2][r][v]);
   }
 }
 
@@ -118,12 +118,12 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
     }
     return;
   }
-#if VEC_REGISTERS >= 32 && MATRIX_GATES > 2
-  if (rows <= 3 && vecs == 2 && gates == MATRIX_GATES) {
+#if HAS_FEW
+  if (rows <= 3 && vecs == WIDE_VECS && gates == MATRIX_GATES) {
     if (rows == 2)
-      NAME(gate_sum_few)(2, 2, MATRIX_GATES, sum, H, dz, pitch, panel);
+      NAME(gate_sum_few)(2, sum, H, dz, pitch, panel);
     else
-      NAME(gate_sum_few)(3, 2, MATRIX_GATES, sum, H, dz, pitch, panel);
+      NAME(gate_sum_few)(3, sum, H, dz, pitch, panel);
     return;
   }
 #endif

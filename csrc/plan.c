@@ -84,7 +84,7 @@ static plan choose_split(const bptt_problem *p, const step_work *w) {
   cycles[BPTT_SPLIT_HIDDEN] =
       REGION + w->apart / by_units +
       T * (BARRIER + others / EXCHANGE + step_cycles(w, B, (double)ceil_div(w->panels, by_units)));
-  plan chosen = {BPTT_SERIAL, 1, 0, 0, 1};
+  plan chosen = {.split = BPTT_SERIAL, .threads = 1, .chunk = 1};
   if (most > 1) {
     for (int split = BPTT_SPLIT_ROWS; split <= BPTT_SPLIT_HIDDEN; split++)
       if (cycles[split] < cycles[chosen.split])

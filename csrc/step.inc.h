@@ -134,10 +134,10 @@ INLINE void NAME(forward_tile)(int R, const NAME(forward_step) * s, int64_t b, i
                               w->ih + block * s->I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, x_fetch);
   }
   const REAL *h = s->h_seen + b * s->seen_pitch;
-  if (CANDIDATE_ALONE && s->options.reset_before)
+  if (CANDIDATE_ALONE && s->options.reset_before) {
     NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, HH_FIRST, MATRIX_GATES - 1, s->W, h, s->seen_pitch, 1,
                               w->hh + block * s->W * (MATRIX_GATES - 1) * LANES, (MATRIX_GATES - 1) * LANES, h_fetch);
-  else if (s->lists) {
+  } else if (s->lists) {
     const REAL *list[R * NAME(WRITTEN)];
     NAME(fetch) fetch = *h_fetch;
     NAME(list_written)(R, s, b, block, list);
