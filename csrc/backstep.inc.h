@@ -19,6 +19,7 @@ typedef struct {
   REAL *hh; /* weight_hh in panels (pack.inc.h) */
   REAL *second; /* of the second product, in panels over H; or NULL */
   REAL *ih; /* weight_ih in panels, when d_x is wanted */
+  int64_t own_panel; /* in place of that, room for one panel for each thread, so many numbers; or 0 */
   REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
   REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
   REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */

@@ -181,7 +181,7 @@ INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t colu
   vec acc[R][V];
   REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
-  UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(dw + r * width, 1, 3);
+  UNROLL for (int n = 0; n < R * V; n++) __builtin_prefetch(dw + n / V * width + n % V * LANES, 1, 3);
   NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, OUTER_GATES, strip);
   UNROLL for (int n = 0; n < R * V; n++) vstore(tile + n * LANES, acc[n / V][n % V]);
   NAME(leave_tile)(dw, width, columns, fresh, tile, R, V);

@@ -3,14 +3,14 @@
 #if GATES > 1
 
 /* R tokens of one block: b + W_ih x, the input part of (L1) (L2) (L3) (L8), stored for the recurrence to start from. */
-INLINE void NAME(input_tile)(int R, const NAME(cell_weights) * w, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
-                             int64_t z_pitch, int64_t block, const NAME(fetch) * fetch) {
+INLINE void NAME(input_tile)(int R, const REAL *bias, int64_t I, const REAL *x, int64_t x_pitch, REAL *z,
+                             int64_t z_pitch, const REAL *ih, const NAME(fetch) * fetch) {
   vec sum[R][GATES];
   UNROLL for (int r = 0; r < R; r++) {
-    UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(w->bias + (block * GATES + g) * LANES);
+    UNROLL for (int g = 0; g < GATES; g++) sum[r][g] = vload(bias + g * LANES);
   }
-  NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1,
-                            w->ih + block * I * MATRIX_GATES * LANES, MATRIX_GATES * LANES, fetch);
+  NAME(tile_product_asking)(ASK_NEXT, R, GATES, sum, 0, MATRIX_GATES, I, x, x_pitch, 1, ih, MATRIX_GATES * LANES,
+                            fetch);
   UNROLL for (int r = 0; r < R; r++) {
     UNROLL for (int g = 0; g < GATES; g++) vstore(z + r * z_pitch + g * LANES, sum[r][g]);
   }
@@ -29,16 +29,19 @@ static void NAME(input_wide)(int rows, int vecs, const REAL *bias, int64_t I, co
     vstore(z + n / vecs * z_pitch + n % vecs * LANES, vload(sum + n * LANES));
 }
 
-/* `tokens` rows of x, x_pitch apart, against one panel. */
+/* Vectors from panel to panel of weight_ih, for each k. */
+enum { NAME(IH_VECS) = GATES > 1 ? MATRIX_GATES : WIDE_VECS };
+
+/* `tokens` rows of x, x_pitch apart, against one panel, packed at `ih`; at `next` is the one that comes after it. */
 NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int vecs, int64_t I, const REAL *x, int64_t x_pitch,
-                              REAL *z, int64_t z_pitch, int64_t panel, int64_t tokens) {
-  const int64_t next = min_i64(panel + 1, w->panels - 1);
-  const int ih_vecs = GATES > 1 ? MATRIX_GATES : WIDE_VECS; /* from panel to panel, for each k */
+                              REAL *z, int64_t z_pitch, int64_t panel, const REAL *ih, const REAL *next,
+                              int64_t tokens) {
+  const REAL *bias = w->bias + panel * (GATES > 1 ? GATES : WIDE_VECS) * LANES;
   int most = GATES > 1 ? TILE_ROWS : NAME(wide_rows)(vecs);
   const int tail = HAS_TAIL && w->tail && panel == w->panels - 1;
   if (tail)
     most = WIDE_ROWS;
-  NAME(fetch) fetch = NAME(fetch_of)(w->ih + next * I * ih_vecs * LANES, ih_vecs, ceil_div(tokens, most));
+  NAME(fetch) fetch = NAME(fetch_of)(next, NAME(IH_VECS), ceil_div(tokens, most));
   for (int64_t n; tokens > 0; tokens -= n, x += n * x_pitch, z += n * z_pitch) {
     n = next_tile(tokens, most);
 #if GATES > 1
@@ -46,13 +49,11 @@ NOINLINE void NAME(input_run)(const NAME(cell_weights) * w, int vecs, int64_t I,
       NAME(input_wide)((int)n, w->tail, w->tail_bias, I, x, x_pitch, z, z_pitch, w->tail_ih, &fetch);
       continue;
     }
-#define CASE(R) NAME(input_tile)(R, w, I, x, x_pitch, z, z_pitch, panel, &fetch)
+#define CASE(R) NAME(input_tile)(R, bias, I, x, x_pitch, z, z_pitch, ih, &fetch)
     SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
 #else
-    const int64_t first = panel * WIDE_VECS;
-    NAME(input_wide)((int)n, vecs, w->bias + first * LANES, I, x, x_pitch, z, z_pitch, w->ih + first * I * LANES,
-                     &fetch);
+    NAME(input_wide)((int)n, vecs, bias, I, x, x_pitch, z, z_pitch, ih, &fetch);
 #endif
     NAME(fetch_on)(&fetch, I);
   }
@@ -70,6 +71,11 @@ typedef struct {
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
 } NAME(forward_job);
 
+/* Where a panel of weight_ih stands; packed late, all of a thread stand where its first one would. */
+static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t panel) {
+  return job->w.ih + panel * job->p->I * NAME(IH_VECS) * LANES;
+}
+
 /* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
 static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
                               range panels) {
@@ -78,15 +84,21 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
   const int64_t n = rows.end - rows.begin, valid = valid_rows(p, t, rows);
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     const int vecs = NAME(forward_vecs)(p->H, panel), unit = vecs * LANES;
+    const REAL *ih = NAME(input_panel)(job, panel),
+               *next = NAME(input_panel)(job, min_i64(panel + 1, job->w.panels - 1));
+    if (job->plan.packs_late) {
+      ih = next = NAME(input_panel)(job, panels.begin);
+      NAME(pack_input)(p, panel, (REAL *)ih);
+    }
     if (n == p->B && !p->lengths) {
-      NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, steps * n);
+      NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, ih, next, steps * n);
     } else if (valid < TILE_ROWS / 2) { /* few rows a step: tiles along time */
       for (int64_t b = 0; b < valid; b++)
-        NAME(input_run)(&job->w, vecs, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, panel,
+        NAME(input_run)(&job->w, vecs, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, panel, ih, next,
                         p->lengths ? min_i64(steps, p->lengths[rows.begin + b] - t) : steps);
     } else {
       for (int64_t s = 0; s < steps; s++)
-        NAME(input_run)(&job->w, vecs, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, panel,
+        NAME(input_run)(&job->w, vecs, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, panel, ih, next,
                         valid_rows(p, t + s, rows));
     }
     z += job->plan.chunk * n * unit;
@@ -105,6 +117,7 @@ static void NAME(input_part)(const NAME(forward_job) * job, REAL *z, int64_t t, 
     const int unit = NAME(forward_vecs)(p->H, panel) * LANES;
     NAME(input_run)(&job->w, unit / LANES, p->I, (const REAL *)p->x + (t * p->B + run.begin) * p->I, p->I,
                     z + n / tiles * each * LANES * job->plan.chunk * p->B + run.begin * unit, unit, panel,
+                    NAME(input_panel)(job, panel), NAME(input_panel)(job, min_i64(panel + 1, job->w.panels - 1)),
                     run.end - run.begin);
   }
 }
@@ -236,7 +249,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   s.z_vec = plan->chunk * n * LANES;
   s.lists = p->gates && p->T * p->B * SAVED * p->H * (int64_t)sizeof(REAL) >= LEAST_LISTED;
   if (!p->packed) {
-    NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), 0);
+    NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), plan->packs_late ? PACK_LATER : PACK_ONCE);
     NAME(pack_second)(p, &job->w, panels);
     if (split_rows && bptt_team_wait(team, rank)) /* split by hidden units, each has packed what it needs */
       return;

@@ -186,26 +186,42 @@ static void NAME(pack_bias)(const bptt_problem *p, const NAME(cell_weights) * w,
 
 #if GATES == 1
 
-/* Packs panels [panels.begin, panels.end) of all that forward needs. */
-static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range panels, int both) {
+/* One panel of weight_ih. */
+static void NAME(pack_input)(const bptt_problem *p, int64_t panel, REAL *dst) {
+  const int64_t H = p->H, I = p->I, first = panel * WIDE_VECS, vecs = NAME(wide_vecs)(H, panel);
+  for (int64_t v = 0; v < vecs; v++) {
+    const int64_t unit = (first + v) * LANES;
+    NAME(pack_run)(dst + v * LANES, vecs * LANES, (const REAL *)p->weight_ih + unit * I, (int)min_i64(LANES, H - unit),
+                   I);
+  }
+}
+
+/* Packs panels [panels.begin, panels.end) of all that forward needs; of `what` is left out. */
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range panels, int what) {
   const int64_t H = p->H, I = p->I, W = width_of(p);
-  (void)both;
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     const int64_t first = panel * WIDE_VECS, vecs = NAME(wide_vecs)(H, panel);
     for (int64_t v = 0; v < vecs; v++) {
       const int64_t unit = (first + v) * LANES;
       const int lanes = (int)min_i64(LANES, H - unit);
       NAME(pack_bias)(p, w, first + v);
-      NAME(pack_run)(w->ih + (first * I + v) * LANES, vecs * LANES, (const REAL *)p->weight_ih + unit * I, lanes, I);
       NAME(pack_run)(w->hh + (first * W + v) * LANES, vecs * LANES, (const REAL *)p->weight_hh + unit * W, lanes, W);
     }
+    if (what != PACK_LATER)
+      NAME(pack_input)(p, panel, w->ih + first * I * LANES);
   }
 }
 
 #else
 
-/* Packs blocks [blocks.begin, blocks.end) of all that forward needs; the last one as a tail, or in both forms. */
-static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks, int both) {
+/* One block of weight_ih. */
+static void NAME(pack_input)(const bptt_problem *p, int64_t block, REAL *dst) {
+  NAME(pack_block)(dst, MATRIX_GATES, p->weight_ih, p->H, p->I, block * LANES, NAME(ih_rows));
+}
+
+/* Packs blocks [blocks.begin, blocks.end) of all that forward needs, but for what `what` leaves out; the last one as a
+ * tail, or in both forms. */
+static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range blocks, int what) {
   int64_t H = p->H, W = width_of(p);
   int hh_gates = NAME(hh_gates)(p);
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
@@ -219,11 +235,11 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) *
       }
       for (int64_t at = 0; at < w->tail * LANES; at++)
         w->tail_bias[at] = w->bias[(block * GATES + at / each) * LANES + at % each];
-      if (!both)
+      if (what != PACK_BOTH)
         continue;
     }
-    NAME(pack_block)(w->ih + block * MATRIX_GATES * LANES * p->I, MATRIX_GATES, p->weight_ih, H, p->I, unit,
-                     NAME(ih_rows));
+    if (what != PACK_LATER)
+      NAME(pack_input)(p, block, w->ih + block * MATRIX_GATES * LANES * p->I);
     NAME(pack_block)(w->hh + block * hh_gates * LANES * W, hh_gates, p->weight_hh, H, W, unit, NAME(hh_rows));
   }
   if (w->peephole)
@@ -268,15 +284,15 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
   }
 }
 
-/* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix. */
+/* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix, the first one to dst. */
 static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, range panels,
                             int (*rows)(int)) {
   int64_t depth = gates * H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
     int vecs = NAME(wide_vecs)(width, n);
     for (int gate = 0; gate < gates; gate++)
-      NAME(pack_panel)(dst + n * WIDE_VECS * LANES * depth + gate * H * vecs * LANES, src + rows(gate) * H * width,
-                       width, H, width, n * WIDE_VECS * LANES, vecs);
+      NAME(pack_panel)(dst + (n - panels.begin) * WIDE_VECS * LANES * depth + gate * H * vecs * LANES,
+                       src + rows(gate) * H * width, width, H, width, n * WIDE_VECS * LANES, vecs);
   }
 }
 
@@ -305,6 +321,6 @@ static void NAME(pack_second)(const bptt_problem *p, const NAME(cell_weights) * 
 static void NAME(pack)(const bptt_problem *p, void *packed) {
   arena a = arena_on(packed);
   NAME(cell_weights) w = NAME(place_weights)(p, &a);
-  NAME(pack_forward)(p, &w, share(w.panels, 0, 1), 1);
+  NAME(pack_forward)(p, &w, share(w.panels, 0, 1), PACK_BOTH);
   NAME(pack_second)(p, &w, share(NAME(second_panels)(p), 0, 1));
 }

@@ -1,22 +1,23 @@
 /* Everything that sums over the tokens of a chunk: dx, and the gradients of the parameters. */
 
-/* dst (rows, width) at column of panel n: dz against packed panels, for dx (L19) and d_h_0 (L18). */
+/* dst (rows, width) at columns of these panels: dz against packed weights, for dx (L19) and d_h_0 (L18). */
 NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
                                range panels, const REAL *dz, int64_t rows, REAL *dst) {
   REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
-  int64_t H = job->p->H;
+  const int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
-    int vecs = NAME(wide_vecs)(width, n);
-    int64_t column = n * WIDE_VECS * LANES;
+    const int vecs = NAME(wide_vecs)(width, n);
+    const int64_t column = n * WIDE_VECS * LANES, whole = WIDE_VECS * LANES * gates * H;
     for (int64_t b = 0; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
-      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights + column * gates * H,
-                      weights + (column + (n + 1 < panels.end ? vecs * LANES : 0)) * gates * H, NULL, 0);
+      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights,
+                      n + 1 < panels.end ? weights + whole : weights, NULL, 0);
       for (int r = 0; r < block; r++, b++)
         for (int v = 0; v < vecs; v++)
           vstore_n(dst + b * width + column + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),
                    (int)min_i64(LANES, width - column - v * LANES));
     }
+    weights += whole;
   }
 }
 
@@ -256,12 +257,25 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
   }
 }
 
+/* d_x of all tokens, the columns of this thread, whose panels of weight_ih are packed one by one. (L19) */
+static void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int rank, int size) {
+  const bptt_problem *p = job->p;
+  const range own = share(job->x_panels, rank, size);
+  REAL *panel = job->ih + rank * job->own_panel;
+  for (int64_t n = own.begin; n < own.end; n++) {
+    NAME(pack_wide)(panel, p->weight_ih, p->H, MATRIX_GATES, p->I, (range){n, n + 1}, NAME(ih_rows));
+    NAME(dz_product)(job, panel, MATRIX_GATES, p->I, (range){n, n + 1}, job->dz, p->T * p->B, p->d_x);
+  }
+}
+
 /* dx of a chunk, and what it gives to the parameters: to `sums`, or group after group to those of the groups; this
  * thread's share. */
 static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
                                  int64_t steps, const NAME(sums) * sums, int fresh) {
   const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
-  if (job->p->d_x) {
+  if (job->own_panel) {
+    NAME(input_gradient_by_panels)(job, rank, team->size);
+  } else if (job->p->d_x) {
     range own = share(steps * job->p->B, rank, team->size);
     NAME(input_gradient)(job, t0, own.begin, own.end);
   }

@@ -32,6 +32,10 @@
  * one. */
 enum { PRODUCT_ALONE, PRODUCT_ADDED, PRODUCT_GOES_ON };
 
+/* What is packed for a call: all that it needs; for any call, a last block in both forms; weight_ih later, panel by
+ * panel as its products come. */
+enum { PACK_ONCE, PACK_BOTH, PACK_LATER };
+
 /* What the loop of a product asks for meanwhile: nothing; the panel that comes next; and lines of a list as well. */
 enum { ASK_NONE, ASK_NEXT, ASK_LIST };
 
