@@ -1,50 +1,5 @@
 /* One step backward: (L18) of step t+1, then the cell of step t as its epilogue. */
 
-/* Gradients of the parameters, or places for their sums; each may be NULL. Turned (dz.inc.h), those of weight_ih and
- * weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what goes
- * into a second product in place of h. */
-typedef struct {
-  REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr, *d_middle;
-} NAME(sums);
-
-typedef struct {
-  const bptt_problem *p;
-  plan plan;
-  cell_options options;
-  int64_t W;                /* numbers in a row of h */
-  int hh_gates;             /* whose dz flows back through weight_hh at once */
-  int64_t panels, h_panels, x_panels; /* over H, W and I */
-  int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
-  int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
-  REAL *hh; /* weight_hh in panels (pack.inc.h) */
-  REAL *second; /* of the second product, in panels over H; or NULL */
-  REAL *ih; /* weight_ih in panels, when d_x is wanted */
-  int64_t own_panel; /* in place of that, room for one panel for each thread, so many numbers; or 0 */
-  REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
-  REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
-  REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */
-  REAL *strip; /* one packed panel of `depth` rows for each thread */
-  REAL *packed; /* pack_gates() of all threads, OUTER_GATES rows apart */
-  int64_t packed_rows; /* of all threads together */
-  REAL *zero; /* (H or W) */
-  REAL *dh; /* (chunk, B, dh_pitch): gradients that go into the projection; padded as dz */
-  int64_t dh_pitch;
-  REAL *middle;  /* (chunk, B, H): what went into the projection */
-  REAL *c_next;  /* (chunk, B, H): c_t before zoneout, for the peephole of o */
-  REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
-  REAL *d_hidden, *d_cells; /* (2, B, W), (2, B, H), of two steps: where only their norms are wanted; or NULL */
-  REAL *mask;    /* (B, W): dropout of h_{t-1} */
-  REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
-  int groups;           /* of batch rows, whose sums over the tokens of a chunk come one after the other: 1 or 2 */
-  int64_t group_depth;  /* most tokens of one, if there are two */
-  NAME(sums) of_group[2]; /* where each of two groups sums up, through all chunks of a block */
-  NAME(sums) of_all; /* where the caller has them, but for those that are turned */
-  int64_t turned_pitch; /* 0: none is */
-  NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
-  int reads_ahead; /* d_output: to be read, not prefetched (dz.inc.h) */
-  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
-} NAME(backward_job);
-
 /* What one time step of one thread reads and writes. */
 typedef struct {
   const NAME(backward_job) * job;

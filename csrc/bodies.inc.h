@@ -25,6 +25,8 @@
 
 #include "dz.inc.h"
 
+#include "backjob.inc.h"
+
 #include "backstep.inc.h"
 
 #include "tokens.inc.h"

@@ -1,0 +1,155 @@
+/* What a call backward works with: sizes, packed weights, places; and how it is divided. */
+
+/* Gradients of the parameters, or places for their sums; each may be NULL. Turned (dz.inc.h), those of weight_ih and
+ * weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what goes
+ * into a second product in place of h. */
+typedef struct {
+  REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr, *d_middle;
+} NAME(sums);
+
+typedef struct {
+  const bptt_problem *p;
+  plan plan;
+  cell_options options;
+  int64_t W;                /* numbers in a row of h */
+  int hh_gates;             /* whose dz flows back through weight_hh at once */
+  int64_t panels, h_panels, x_panels; /* over H, W and I */
+  int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
+  int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
+  REAL *hh; /* weight_hh in panels (pack.inc.h) */
+  REAL *second; /* of the second product, in panels over H; or NULL */
+  REAL *ih; /* weight_ih in panels, when d_x is wanted */
+  int64_t own_panel; /* in place of that, room for one panel for each thread, so many numbers; or 0 */
+  REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
+  REAL *dz; /* (chunk + 1, B, pitch): steps of the chunk, then the first step of the one after */
+  REAL *carry; /* (B, H): what step t gets of step t+1 past weight_hh: at c, or at h */
+  REAL *strip; /* one packed panel of `depth` rows for each thread */
+  REAL *packed; /* pack_gates() of all threads, OUTER_GATES rows apart */
+  int64_t packed_rows; /* of all threads together */
+  REAL *zero; /* (H or W) */
+  REAL *dh; /* (chunk, B, dh_pitch): gradients that go into the projection; padded as dz */
+  int64_t dh_pitch;
+  REAL *middle;  /* (chunk, B, H): what went into the projection */
+  REAL *c_next;  /* (chunk, B, H): c_t before zoneout, for the peephole of o */
+  REAL *carry_h; /* (B, W): what zoneout hands from h_t to h_{t-1} */
+  REAL *d_hidden, *d_cells; /* (2, B, W), (2, B, H), of two steps: where only their norms are wanted; or NULL */
+  REAL *mask;    /* (B, W): dropout of h_{t-1} */
+  REAL *seen;    /* (threads, depth, W): what dropout left of h_{t-1} */
+  int groups;           /* of batch rows, whose sums over the tokens of a chunk come one after the other: 1 or 2 */
+  int64_t group_depth;  /* most tokens of one, if there are two */
+  NAME(sums) of_group[2]; /* where each of two groups sums up, through all chunks of a block */
+  NAME(sums) of_all; /* where the caller has them, but for those that are turned */
+  int64_t turned_pitch; /* 0: none is */
+  NAME(sums) block; /* gradients of the parameters: where a truncated block after the first sums up; or NULL */
+  int reads_ahead; /* d_output: to be read, not prefetched (dz.inc.h) */
+  int plain; /* what a step may have to look at: 2: nothing; 1: resets, peepholes, clipping; 0: everything */
+} NAME(backward_job);
+
+/* Room for the gradients of the parameters of one block. */
+static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turned_pitch, arena *a) {
+  int64_t gates = MATRIX_GATES * p->H, each = turned_pitch ? turned_pitch : gates, real = (int64_t)sizeof(REAL);
+  NAME(sums) block = {0};
+  block.d_weight_ih = p->d_weight_ih ? arena_take(a, each * p->I, real) : NULL;
+  block.d_weight_hh = p->d_weight_hh ? arena_take(a, each * W, real) : NULL;
+  block.d_middle = turned_pitch && p->reset_before && p->d_weight_hh ? arena_take(a, each * W, real) : NULL;
+  block.d_bias_ih = p->d_bias_ih ? arena_take(a, gates, real) : NULL;
+  block.d_bias_hh = p->d_bias_hh ? arena_take(a, gates, real) : NULL;
+  block.d_weight_peephole = p->d_weight_peephole ? arena_take(a, 3 * p->H, real) : NULL;
+  block.d_weight_hr = p->d_weight_hr ? arena_take(a, p->P * p->H, real) : NULL;
+  return block;
+}
+
+/* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning
+ * back, but what `sums` hold is laid out alike for any. */
+static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
+  int turned = p->d_weight_hh && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
+  return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;
+}
+
+/* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
+ * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829. */
+static int NAME(groups_of)(const bptt_problem *p) {
+  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
+}
+
+/* What `sums` hold. */
+static int64_t NAME(sums_bytes)(const bptt_problem *p) {
+  arena a = {0};
+  for (int group = 0; group < 2 && NAME(groups_of)(p) > 1; group++)
+    (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, LEAST_TURNED), &a);
+  return arena_bytes(&a);
+}
+
+static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
+  NAME(backward_job) job = {.p = p, .options = options_of(p)};
+  int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
+  job.W = W;
+  job.reads_ahead = !bptt_prefetches_any_page();
+  job.of_all = (NAME(sums)){.d_weight_ih = p->d_weight_ih,
+                            .d_weight_hh = p->d_weight_hh,
+                            .d_bias_ih = p->d_bias_ih,
+                            .d_bias_hh = p->d_bias_hh,
+                            .d_weight_peephole = p->d_weight_peephole,
+                            .d_weight_hr = p->d_weight_hr};
+  job.groups = NAME(groups_of)(p);
+  job.turned_pitch = NAME(turned_pitch)(p, p->sums && job.groups > 1 ? LEAST_TURNED : p->T * p->B);
+  if (job.turned_pitch) {
+    NAME(sums) turned = NAME(block_sums)(p, W, job.turned_pitch, a);
+    job.of_all.d_weight_ih = turned.d_weight_ih, job.of_all.d_weight_hh = turned.d_weight_hh;
+    job.of_all.d_middle = turned.d_middle;
+  }
+  job.hh_gates = NAME(hh_gates)(p);
+  job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
+  job.panels = NAME(wide_count)(H);
+  job.h_panels = NAME(wide_count)(W);
+  job.x_panels = NAME(wide_count)(p->I);
+  job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
+  job.pitch = GATES * H + pad;
+  job.hh = arena_take(a, ceil_div(W, LANES) * LANES * job.hh_gates, H * real);
+  /* Where one chunk holds all tokens, each thread packs a panel of weight_ih when it comes to it: it stays in a cache,
+   * where all of them would go to memory and come back. 50,1,1024,1024 22.3 -> 21.0 ms, 100,1,256,256 1.40 -> 1.35. */
+  if (p->d_x && job.plan.chunk >= p->T && !p->truncate_every && !p->lengths && job.groups == 1 &&
+      job.x_panels % job.plan.threads == 0)
+    job.own_panel = (WIDE_VECS + 1) * LANES * MATRIX_GATES * H;
+  int64_t in_ih = job.own_panel ? job.plan.threads * job.own_panel : ceil_div(p->I, LANES) * LANES * MATRIX_GATES * H;
+  job.ih = p->d_x ? arena_take(a, in_ih, real) : NULL;
+  job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
+  job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
+  job.carry = arena_take(a, p->B * H, real);
+  job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
+  job.packed_rows = max_i64(GATES * H, W);
+  job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
+  job.packed = arena_take(a,
+                          job.packed_rows * max_i64(job.depth, 2 * job.group_depth) +
+                              max_i64(2, job.plan.threads) * OUTER_GATES * job.depth,
+                          real);
+  arena kept = arena_on(p->sums);
+  for (int group = 0; group < 2 && job.groups > 1; group++)
+    job.of_group[group] = NAME(block_sums)(p, W, job.turned_pitch, p->sums ? &kept : a);
+  job.zero = arena_take(a, max_i64(H, W), real);
+  if (has_second(p))
+    job.second = arena_take(a, ceil_div(H, LANES) * LANES, W * real);
+  if (p->P) {
+    job.dh_pitch = W + pad;
+    job.dh = arena_take(a, job.plan.chunk * p->B, job.dh_pitch * real);
+    job.middle = arena_take(a, job.plan.chunk * p->B, H * real);
+  }
+  if (p->norms && !p->d_hidden)
+    job.d_hidden = arena_take(a, 2 * p->B, W * real);
+  if (HAS_CELL_STATE && p->norms && !p->d_cells)
+    job.d_cells = arena_take(a, 2 * p->B, H * real);
+  if (p->zoneout > 0) {
+    job.carry_h = arena_take(a, p->B, W * real);
+    if (p->d_weight_peephole)
+      job.c_next = arena_take(a, job.plan.chunk * p->B, H * real);
+  }
+  if (NAME(drops)(p)) {
+    job.mask = arena_take(a, p->B, W * real);
+    job.seen = arena_take(a, (int64_t)job.plan.threads * job.depth, W * real);
+  }
+  if (p->truncate_every && p->truncate_depth > job.plan.chunk && job.groups == 1)
+    job.block = NAME(block_sums)(p, W, job.turned_pitch, a);
+  if (!p->clipped && !(p->zoneout > 0) && !job.mask && !has_second(p) && !job.options.special)
+    job.plain = p->resets || p->weight_peephole || p->step_clip || !p->d_output ? 1 : 2;
+  return job;
+}
