@@ -264,3 +264,51 @@ def test_numpy_integers_and_dtype_names_do():
 def test_seed_errors_come_from_numpy():
     with pytest.raises((TypeError, ValueError)):
         bptt.LSTM(I, H, seed=-1)
+
+
+def watched(layer, **options):
+    gradients = layer.backward(layer.forward(zeros(T, B, I)), zeros(T, B, H))
+    bptt.GradientMonitor(layer)(gradients, **options)
+
+
+def other_rows(layer):
+    driver = bptt.TruncatedBPTT(layer, T)
+    driver.forward(zeros(T, B, I))
+    driver.forward(zeros(T, B + 1, I))
+
+
+def drawn(layer, ax):
+    pytest.importorskip("matplotlib")
+    bptt.gradient_flow(layer, zeros(T, B, I)).plot(ax=ax)
+
+
+def read_only():
+    array = np.ones(3)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "call"),
+    [
+        ("loss", TypeError, lambda layer: watched(layer, loss="x")),
+        ("path", TypeError, lambda layer: bptt.GradientMonitor(layer, 1)),  # else it would write to file 1
+        ("path", TypeError, lambda layer: bptt.save(layer, 1)),
+        ("path", TypeError, lambda layer: bptt.load(1.5)),
+        ("ax", TypeError, lambda layer: drawn(layer, 3)),
+        ("grads", ValueError, lambda layer: bptt.clip_grad_norm_([np.ones(3), read_only()], 0.5)),
+        ("grads", ValueError, lambda layer: bptt.clip_grad_value_(read_only(), 0.5)),
+        ("x", ValueError, lambda layer: bptt.jacobian(layer, zeros(0, B, I), 0, 0)),
+        ("x", ValueError, other_rows),
+    ],
+)
+def test_what_stands_around_the_layers_names_its_argument(layer, name, error, call):
+    with pytest.raises(error, match=f"^{name}: expected"):
+        call(layer)
+
+
+def test_nothing_is_clipped_where_one_array_cannot_be():
+    first = np.full(3, 2.0)
+    with pytest.raises(ValueError, match="read-only"):
+        bptt.clip_grad_value_([first, read_only()], 0.5)
+    assert (first == 2.0).all()

@@ -8,6 +8,7 @@ dtype. Arrays already in that form are passed on without a copy; none is ever wr
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ __all__ = [
     "not_yet",
     "number",
     "numeric",
+    "path",
     "precision",
+    "real",
     "shape",
     "size",
     "step_clip",
@@ -69,14 +72,26 @@ def steps(value: object) -> tuple[bool, bool]:
     return (flag("steps", value),) * 2
 
 
-def number(name: str, value: object, low: float = 0.0, high: float = np.inf, *, above: bool = False) -> float:
-    """Return `value` as a float in [low, high], or in (low, high] with `above`."""
+def real(name: str, value: object) -> float:
+    """Return `value` as a float: any, infinite ones and NaN too."""
     try:
         if isinstance(value, (bool, np.bool_, str)):
             raise TypeError
-        result = float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}") from None
+
+
+def path(name: str, value: Any) -> str:
+    """Return the name of a file; a number, which `open` takes for a file that is open, is none."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name}: expected a path, got {type(value).__name__} {value!r}")
+    return os.fsdecode(value)
+
+
+def number(name: str, value: object, low: float = 0.0, high: float = np.inf, *, above: bool = False) -> float:
+    """Return `value` as a float in [low, high], or in (low, high] with `above`."""
+    result = real(name, value)
     if not low <= result <= high or (above and result == low):
         bound = ("above " if above else "at least ") + f"{low:g}"
         bound += "" if high == np.inf else f" and at most {high:g}"

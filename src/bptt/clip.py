@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,7 +67,7 @@ def clip_grad_norm_(
     limit = _check.number("max_norm", max_norm)
     order = _check.number("norm_type", norm_type, above=True)
     strict = _check.flag("error_if_nonfinite", error_if_nonfinite)
-    arrays = _arrays(grads)
+    arrays = list(_writeable(grads))
     with np.errstate(over="ignore", invalid="ignore"):
         norm = _norm(arrays, order)
         if strict and not np.isfinite(norm):
@@ -105,7 +105,7 @@ def clip_grad_value_(grads: Clippable | Sequence[Clippable], value: float) -> No
     array([ 0.5, -1. ])
     """
     limit = _check.number("value", value)
-    for array in _arrays(grads):
+    for array in list(_writeable(grads)):
         bound = array.dtype.type(limit)
         np.clip(array, -bound, bound, out=array)
 
@@ -120,6 +120,14 @@ def _norm(arrays: list[NDArray[Any]], order: float) -> float:
         return largest
     powers = [float(np.sum((size / largest) ** order)) for size in sizes]
     return float(largest * np.sum(powers) ** (1.0 / order))
+
+
+def _writeable(grads: Any) -> Iterator[NDArray[Any]]:
+    """Yield the arrays to clip, if they can be written to."""
+    for array in _arrays(grads):
+        if not array.flags.writeable:
+            raise ValueError("grads: expected arrays that can be written to, got a read-only one")
+        yield array
 
 
 def _arrays(grads: Any) -> list[NDArray[Any]]:

@@ -34,7 +34,7 @@ def save(layer: Recurrent, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     TypeError
-        If `layer` is not a layer.
+        If `layer` is not a layer, or `path` not a path.
     ImportError
         If the package safetensors is missing.
 
@@ -54,10 +54,11 @@ def save(layer: Recurrent, path: str | os.PathLike[str]) -> None:
         raise TypeError(f"layer: expected a layer of bptt ({', '.join(CLASSES)}), got {kind}")
     import json  # here and below: it would be a third of the time that importing bptt takes
 
+    name = _check.path("path", path)
     library = _library("bptt.save").numpy
     settings = layer.settings | {"dtype": layer.dtype.name}
     configuration = json.dumps({"version": VERSION, "class": kind, "settings": settings})
-    write(path, library.save(dict(layer.parameters), metadata={KEY: configuration}))
+    write(name, library.save(dict(layer.parameters), metadata={KEY: configuration}))
 
 
 def load(path: str | os.PathLike[str]) -> Recurrent:
@@ -77,6 +78,8 @@ def load(path: str | os.PathLike[str]) -> Recurrent:
 
     Raises
     ------
+    TypeError
+        If `path` is not a path.
     ValueError
         If the file is damaged, was not written by `save`, or does not fit together; the message says how.
     OSError
@@ -93,8 +96,8 @@ def load(path: str | os.PathLike[str]) -> Recurrent:
     ...     print(error.filename)
     no such file
     """
+    name = _check.path("path", path)
     library = _library("bptt.load")
-    name = os.fsdecode(path)
     with open(name, "rb"):  # for the error of the system rather than of the library
         pass
     try:

@@ -139,6 +139,7 @@ class TruncatedBPTT:
         time = self._time_axis(array.ndim)
         if array.ndim > time and not 1 <= array.shape[time] <= self.k1:
             raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {array.shape[time]}")
+        self._check_rows(array.shape, time)
         spans = self._with_beginnings(resets, array.shape, time)
         tape = self.layer.forward(array, self._state, resets=spans, rng=rng)
         past = None if self._fresh else self._tape
@@ -232,6 +233,17 @@ class TruncatedBPTT:
 
     def _time_axis(self, ndim: int) -> int:
         return 1 if self.layer.batch_first and ndim == 3 else 0
+
+    def _check_rows(self, shape: tuple[int, ...], time: int) -> None:
+        """Raise for a block whose rows are not those of the blocks before."""
+        if self._fresh or len(shape) not in (2, 3):
+            return
+        rows, before = [(*s[:time], *s[time + 1 : -1]) for s in (shape, self._block)]
+        if rows != before:
+            given, wanted = [s[0] if s else "no" for s in (rows, before)]
+            raise ValueError(
+                f"x: expected the rows of the blocks before, {wanted}, got {given}; reset() begins anew"
+            )
 
     def _with_beginnings(self, resets: Any, shape: tuple[int, ...], time: int) -> Any:
         """Return `resets`, and at the first step the rows that `reset` named."""

@@ -164,6 +164,8 @@ def jacobian(layer: Recurrent, x: Any, t: int, s: int, state: Any = None) -> NDA
     """
     parts, batched = _parts(layer, x, state, top=True)
     T, B, _ = parts[0].x.shape
+    if T == 0:
+        raise ValueError("x: expected at least one step, got 0")
     t, s = _step("t", t, 0, T - 1), _step("s", s, -1, T - 1 + (len(parts) == 2))
     sizes = [part.states[0].shape[2] for part in parts]
     found = np.zeros((B, sum(sizes), sum(sizes)))

@@ -169,7 +169,7 @@ class GradientMonitor:
         self._writer, self._owns_writer = _writer(tensorboard)
         self._file: TextIO | None = None
         if path is not None:
-            self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            self._file = open(_check.path("path", path), "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
             self._write(list(Record._fields))
 
     def __call__(
@@ -194,6 +194,7 @@ class GradientMonitor:
         """
         if not isinstance(gradients, Gradients):
             raise TypeError(f"gradients: expected Gradients from backward, got {type(gradients).__name__}")
+        loss = _check.real("loss", loss)
         growth, first, last, verdict = math.nan, math.nan, math.nan, ""
         if x is not None:
             if self._steps % self.every == 0:
@@ -206,7 +207,7 @@ class GradientMonitor:
         norm = float(norms(gradients.parameters.flat, 0))
         if not math.isfinite(norm):
             verdict = "exploding"
-        self.last = Record(self._steps, float(loss), norm, growth, first, last, verdict)
+        self.last = Record(self._steps, loss, norm, growth, first, last, verdict)
         self._steps += 1
         self._keep(self.last)
         self._judge(self.last)

@@ -41,6 +41,8 @@ def plot_flow(flow: GradientFlow, ax: Any = None) -> Any:
     """Draw the norms of a flow by lag, each part of the top layer, and the fitted factor; return the axes."""
     if ax is None:
         ax = figure(6.4, 4.0).subplots()
+    elif not hasattr(ax, "set_yscale"):
+        raise TypeError(f"ax: expected axes of matplotlib, got {type(ax).__name__}")
     D, state = 1 + flow.layer.bidirectional, "h" if flow.cells is None else "c"
     tidy(ax)
     ax.set_yscale("log")

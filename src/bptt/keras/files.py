@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _check
 from .weights import CLASSES, Layer, from_weights, gates_of
 
 __all__ = ["load"]
@@ -38,6 +39,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Layer]:
 
     Raises
     ------
+    TypeError
+        If `path` is not a path.
     ValueError
         If the file is damaged, or a layer cannot be computed; the message names it.
     OSError
@@ -53,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Layer]:
         h5py = import_module("h5py")
     except ImportError as error:
         raise ImportError("bptt.keras.load needs the package h5py: pip install 'bptt[keras]'") from error
-    name = os.fsdecode(path)
+    name = _check.path("path", path)
     with open(name, "rb") as file:
         content = file.read()
     try:

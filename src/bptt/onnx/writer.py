@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.helper import make_node, make_tensor_value_info
 
-from .. import GRU, LSTM, RNN, Reversed, __version__
+from .. import GRU, LSTM, RNN, Reversed, __version__, _check
 from .._files import write
 from ..recurrent import Recurrent
 from .activations import written
@@ -51,7 +51,7 @@ def save(
     Raises
     ------
     TypeError
-        If `layer` is not a layer.
+        If `layer` is not a layer, or `path` not a path.
     ValueError
         If ONNX has no operator for it (`cell_clip`, `proj_size`, `zoneout`), or it is too large for a model.
 
@@ -70,6 +70,7 @@ def save(
     if isinstance(layer, Reversed) and not layer.in_order:
         raise ValueError("layer: expected in_order=True, as ONNX has no other; got in_order=False")
     _refuse(base)
+    name = _check.path("path", path)
     writer = _Writer(base, reverse, state, lengths)
     helper = onnx.helper
     graph = helper.make_graph(list(writer.nodes()), repr(layer), *writer.values(), list(writer.weights()))
@@ -77,7 +78,7 @@ def save(
     names = {"producer_name": "bptt", "producer_version": __version__}
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, **names)
     onnx.checker.check_model(model)
-    write(path, model.SerializeToString())
+    write(name, model.SerializeToString())
 
 
 def _refuse(layer: Recurrent) -> None:
