@@ -247,6 +247,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
                        : job->z + units.begin * plan->chunk * p->B * GATES;
   REAL *other_z = plan->fills ? z + plan->chunk * p->B * job->w.blocks * GATES * LANES : z;
   s.z_vec = plan->chunk * n * LANES;
+  s.lone_panels = plan->outgrown ? 1 : LONE_BLOCKS;
   s.lists = p->gates && p->T * p->B * SAVED * p->H * (int64_t)sizeof(REAL) >= LEAST_LISTED;
   if (!p->packed) {
     NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), plan->packs_late ? PACK_LATER : PACK_ONCE);

@@ -23,6 +23,11 @@ static const int64_t HOIST_BYTES = 192 * 1024; /* of hoisted products that one t
  * 16,1,2048,2048 25.3 -> 23.1 ms. */
 static const int64_t HOIST_TOKENS = 64, MOST_HOISTED = 8 << 20;
 
+/* Where steps go to and fro over weights of more than so many L2s, a lone row takes one panel at a time in place of
+ * several at once: the next step finds as much as fits, not what fits of whole groups. A streamed step of 512 115 ->
+ * 104 us, 640 205 -> 187; of less than that, several at once are faster: forward of 100,1,512,512 3.5 and 3.75 ms. */
+static const double OUTGROWN = 2;
+
 /* Hoisted products of all steps that may take so much of the L2 of a core, if weight_ih then need not be packed as a
  * whole: its panels stay in a cache. Forward for training 50,1,1024,1024 17.6 -> 16.5 ms, 100,1,512,512 3.95 -> 3.79.
  */
@@ -145,6 +150,8 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
   chosen.hoist = p->I > 0 && p->T > 1 && steps > 1 && (thin || outgrows_l1 || outgrows_l2);
   if (p->hoist)
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
+  double reads = (chosen.hoist ? (double)width_of(p) : depth) * (double)(own * panel_bytes);
+  chosen.outgrown = reads > OUTGROWN * l2_bytes();
   if (chosen.hoist && !p->packed && chosen.split != BPTT_SPLIT_ROWS && p->T * own * panel_bytes * rows <= LATE_BYTES) {
     chosen.packs_late = 1;
     steps = p->T;

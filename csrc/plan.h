@@ -133,6 +133,7 @@ typedef struct {
   int threads;
   int hoist;     /* input product of a chunk of steps ahead of the recurrence, else fused with it */
   int fills;     /* while a member waits for others it works on the input product of the next chunk */
+  int outgrown;  /* a step reads more weights than the L2 holds half of */
   int packs_late; /* weight_ih, panel by panel as its products come: one chunk */
   int64_t chunk; /* time steps in a chunk */
 } plan;

@@ -23,6 +23,7 @@ typedef struct {
   int64_t z_vec;           /* from panel to panel in z, for each vector */
   int64_t z_step;          /* rows of z before those of this step */
   int lists;               /* tiles ask for the lines that their cells will write */
+  int lone_panels;         /* that a lone row takes at once */
 } NAME(forward_step);
 
 /* Stores cell state and gates of LANES units of row b. */
@@ -330,7 +331,7 @@ static void NAME(forward_lone_run)(const NAME(forward_step) * s, range panels) {
 #define CASE(N) NAME(forward_lone)(N, WIDE_VECS, s, b, panel)
 #endif
   for (int64_t left = panels.end - panels.begin, n; left > 0; left -= n) {
-    n = next_tile(left, LONE_BLOCKS);
+    n = next_tile(left, s->lone_panels);
     int64_t panel = next_of(panels, left, n, s->down);
     SWITCH_ROWS(n, LONE_BLOCKS, CASE)
   }
