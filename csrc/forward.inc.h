@@ -88,7 +88,8 @@ static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t,
                *next = NAME(input_panel)(job, min_i64(panel + 1, job->w.panels - 1));
     if (job->plan.packs_late) {
       ih = next = NAME(input_panel)(job, panels.begin);
-      NAME(pack_input)(p, panel, (REAL *)ih);
+      if (!job->w.tail || panel < job->w.panels - 1) /* the tail is there */
+        NAME(pack_input)(p, panel, (REAL *)ih);
     }
     if (n == p->B && !p->lengths) {
       NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, ih, next, steps * n);
@@ -247,7 +248,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
                        : job->z + units.begin * plan->chunk * p->B * GATES;
   REAL *other_z = plan->fills ? z + plan->chunk * p->B * job->w.blocks * GATES * LANES : z;
   s.z_vec = plan->chunk * n * LANES;
-  s.lone_panels = plan->outgrown ? 1 : LONE_BLOCKS;
+  s.lone_panels = plan->outgrown && GATES * VEC_BYTES >= LEAST_LONE ? 1 : LONE_BLOCKS;
   s.lists = p->gates && p->T * p->B * SAVED * p->H * (int64_t)sizeof(REAL) >= LEAST_LISTED;
   if (!p->packed) {
     NAME(pack_forward)(p, &job->w, share(job->w.panels, rank, team->size), plan->packs_late ? PACK_LATER : PACK_ONCE);

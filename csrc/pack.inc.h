@@ -196,7 +196,7 @@ static void NAME(pack_input)(const bptt_problem *p, int64_t panel, REAL *dst) {
   }
 }
 
-/* Packs panels [panels.begin, panels.end) of all that forward needs; of `what` is left out. */
+/* Packs panels [panels.begin, panels.end) of all that forward needs, but for what `what` leaves out. */
 static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) * w, range panels, int what) {
   const int64_t H = p->H, I = p->I, W = width_of(p);
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {

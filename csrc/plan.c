@@ -31,9 +31,10 @@ static const double OUTGROWN = 2;
 /* Hoisted products of all steps that may take so much of the L2 of a core, if weight_ih then need not be packed as a
  * whole: its panels stay in a cache. Forward for training 50,1,1024,1024 17.6 -> 16.5 ms, 100,1,512,512 3.95 -> 3.79.
  */
-static const int64_t LATE_BYTES = 512 * 1024;
+static const double LATE_BYTES = 512e3;
 
-/* Steps of a chunk of one row whose input product fills the time that threads wait for one another: 1875,1,128,128 3.92
+/* Steps of a chunk of one row whose input product, unless it is packed late, fills the time that threads wait for one
+ * another: 1875,1,128,128 3.92
  * -> 3.74 ms, 100,1,160,160 306 -> 294 us; 12 and 48 gain less, 50,3,96,96 loses 2 %, and weights from beyond the L2
  * would be read more often (100,1,512,512 loses 10 %). */
 static const int64_t FILL_STEPS = 24;
@@ -152,7 +153,8 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
   double reads = (chosen.hoist ? (double)width_of(p) : depth) * (double)(own * panel_bytes);
   chosen.outgrown = reads > OUTGROWN * l2_bytes();
-  if (chosen.hoist && !p->packed && chosen.split != BPTT_SPLIT_ROWS && p->T * own * panel_bytes * rows <= LATE_BYTES) {
+  if (chosen.hoist && !p->packed && chosen.split != BPTT_SPLIT_ROWS &&
+      (double)p->T * (double)(own * panel_bytes * rows) <= LATE_BYTES) {
     chosen.packs_late = 1;
     steps = p->T;
   } else if (chosen.split == BPTT_SPLIT_HIDDEN && chosen.hoist && rows == 1 && !p->lengths && !outgrows_l2) {

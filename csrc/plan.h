@@ -17,6 +17,7 @@ enum {
   LEAST_TURNED = 512, /* from so many tokens on: fewer do not pay for turning them back */
   CHUNK_TOKENS = 256, /* tokens in a chunk of the backward pass, and most in one chain of a sum over tokens */
   LEAST_LISTED = 8 << 20, /* bytes of gates from which on their lines are asked for before they are written */
+  LEAST_LONE = 192, /* bytes of sums in flight with which one panel keeps up with what comes from beyond the L2 */
   LIST_PARTS = 1 << 16 /* of an entry, by which the loop of a product goes on in a list of lines (gemm.inc.h) */
 };
 

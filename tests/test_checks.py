@@ -277,6 +277,10 @@ def other_rows(layer):
     driver.forward(zeros(T, B + 1, I))
 
 
+def streamed(layer, *shapes):
+    list(bptt.TruncatedBPTT(layer, T).over((zeros(*shape) for shape in shapes), lambda output, _: output))
+
+
 def drawn(layer, ax):
     pytest.importorskip("matplotlib")
     bptt.gradient_flow(layer, zeros(T, B, I)).plot(ax=ax)
@@ -300,11 +304,34 @@ def read_only():
         ("grads", ValueError, lambda layer: bptt.clip_grad_value_(read_only(), 0.5)),
         ("x", ValueError, lambda layer: bptt.jacobian(layer, zeros(0, B, I), 0, 0)),
         ("x", ValueError, other_rows),
+        ("x", ValueError, lambda layer: streamed(layer, (T, B, I), (T, B + 1, I))),
+        ("stream", ValueError, lambda layer: streamed(layer, (T + 1, B, I), (T, B + 1, I))),
+        ("stream", ValueError, lambda layer: streamed(layer, (T + 1, B, I), (T, I))),
+        ("stream", ValueError, lambda layer: streamed(layer, (I,))),
     ],
 )
 def test_what_stands_around_the_layers_names_its_argument(layer, name, error, call):
     with pytest.raises(error, match=f"^{name}: expected"):
         call(layer)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ((2, 5, I), (5, I), "2, got no batch"),
+        ((5, I), (5, 6, I), "no batch, got 5"),
+        ((2, 5, I), (3, 5, I), "2, got 3"),
+    ],
+)
+def test_rows_of_blocks_are_counted_batch_first(first, second, told):
+    driver = bptt.TruncatedBPTT(bptt.LSTM(I, H, batch_first=True, seed=0), 7)
+    driver.forward(zeros(*first))
+    with pytest.raises(ValueError, match=f"^x: expected the rows of the blocks before, {told};"):
+        driver.forward(zeros(*second))
+
+
+def test_arrays_that_need_no_clipping_may_be_read_only():
+    assert bptt.clip_grad_norm_([read_only()], 9.0) == pytest.approx(3**0.5)
 
 
 def test_nothing_is_clipped_where_one_array_cannot_be():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,7 +67,7 @@ def clip_grad_norm_(
     limit = _check.number("max_norm", max_norm)
     order = _check.number("norm_type", norm_type, above=True)
     strict = _check.flag("error_if_nonfinite", error_if_nonfinite)
-    arrays = list(_writeable(grads))
+    arrays = _arrays(grads)
     with np.errstate(over="ignore", invalid="ignore"):
         norm = _norm(arrays, order)
         if strict and not np.isfinite(norm):
@@ -76,7 +76,7 @@ def clip_grad_norm_(
             raise RuntimeError(f"grads: their norm is {norm}, {wrong} of {total} elements are not finite")
         factor = limit / (norm + 1e-6)
         if not factor >= 1.0:  # NaN scales too, as in torch
-            for array in arrays:
+            for array in _writeable(arrays):
                 array *= array.dtype.type(factor)
     return norm
 
@@ -105,7 +105,7 @@ def clip_grad_value_(grads: Clippable | Sequence[Clippable], value: float) -> No
     array([ 0.5, -1. ])
     """
     limit = _check.number("value", value)
-    for array in list(_writeable(grads)):
+    for array in _writeable(_arrays(grads)):
         bound = array.dtype.type(limit)
         np.clip(array, -bound, bound, out=array)
 
@@ -122,12 +122,11 @@ def _norm(arrays: list[NDArray[Any]], order: float) -> float:
     return float(largest * np.sum(powers) ** (1.0 / order))
 
 
-def _writeable(grads: Any) -> Iterator[NDArray[Any]]:
-    """Yield the arrays to clip, if they can be written to."""
-    for array in _arrays(grads):
-        if not array.flags.writeable:
-            raise ValueError("grads: expected arrays that can be written to, got a read-only one")
-        yield array
+def _writeable(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the arrays if all of them can be written to."""
+    if not all(array.flags.writeable for array in arrays if array.size):
+        raise ValueError("grads: expected arrays that can be written to, got a read-only one")
+    return [array for array in arrays if array.size]
 
 
 def _arrays(grads: Any) -> list[NDArray[Any]]:

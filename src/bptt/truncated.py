@@ -139,7 +139,7 @@ class TruncatedBPTT:
         time = self._time_axis(array.ndim)
         if array.ndim > time and not 1 <= array.shape[time] <= self.k1:
             raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {array.shape[time]}")
-        self._check_rows(array.shape, time)
+        self._check_rows(array.shape)
         spans = self._with_beginnings(resets, array.shape, time)
         tape = self.layer.forward(array, self._state, resets=spans, rng=rng)
         past = None if self._fresh else self._tape
@@ -222,8 +222,14 @@ class TruncatedBPTT:
         rest: NDArray[Any] | None = None
         for piece in pieces:
             array = _check.floating("stream", piece, self.layer.dtype)
+            if array.ndim not in (2, 3):
+                raise ValueError(f"stream: expected pieces of 2 or 3 axes, got shape {array.shape}")
             time = self._time_axis(array.ndim)
-            whole = array if rest is None else np.concatenate([rest, array], time)
+            if rest is not None and rest.size:
+                expected = (*rest.shape[:time], array.shape[time], *rest.shape[time + 1 :])
+                _check.shape("stream", array.shape, "that of the piece before but for the steps", expected)
+                array = np.concatenate([rest, array], time)
+            whole = array
             full = whole.shape[time] // self.k1 * self.k1
             for begin in range(0, full, self.k1):
                 yield _steps(whole, time, begin, begin + self.k1)
@@ -234,16 +240,19 @@ class TruncatedBPTT:
     def _time_axis(self, ndim: int) -> int:
         return 1 if self.layer.batch_first and ndim == 3 else 0
 
-    def _check_rows(self, shape: tuple[int, ...], time: int) -> None:
+    def _check_rows(self, shape: tuple[int, ...]) -> None:
         """Raise for a block whose rows are not those of the blocks before."""
         if self._fresh or len(shape) not in (2, 3):
             return
-        rows, before = [(*s[:time], *s[time + 1 : -1]) for s in (shape, self._block)]
-        if rows != before:
-            given, wanted = [s[0] if s else "no" for s in (rows, before)]
+        given, wanted = self._rows(shape), self._rows(self._block)
+        if given != wanted:
             raise ValueError(
                 f"x: expected the rows of the blocks before, {wanted}, got {given}; reset() begins anew"
             )
+
+    def _rows(self, shape: tuple[int, ...]) -> int | str:
+        """Return how many rows an array of this shape has, or "no batch"."""
+        return "no batch" if len(shape) == 2 else shape[1 - self._time_axis(3)]
 
     def _with_beginnings(self, resets: Any, shape: tuple[int, ...], time: int) -> Any:
         """Return `resets`, and at the first step the rows that `reset` named."""

@@ -166,10 +166,11 @@ class GradientMonitor:
         self._in_a_row = {"vanishing": 0, "exploding": 0}
         self._warned: set[str] = set()
         self._steps = 0
+        name = None if path is None else _check.path("path", path)
         self._writer, self._owns_writer = _writer(tensorboard)
         self._file: TextIO | None = None
-        if path is not None:
-            self._file = open(_check.path("path", path), "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        if name is not None:
+            self._file = open(name, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
             self._write(list(Record._fields))
 
     def __call__(
