@@ -175,13 +175,22 @@ NOINLINE void NAME(leave_tile)(REAL *dw, int64_t pitch, int64_t columns, int fre
     }
 }
 
+/* Asks for the lines of a tile before its sums. One function for all tiles: in each of them the prefetches would be 20
+ * KB of the wheel. The empty assembly is as in prefetch_rows(). */
+NOINLINE void NAME(ask_tile)(const REAL *dw, int64_t pitch, int rows, int V) {
+  __asm__ volatile("");
+  for (; rows > 0; rows--, dw += pitch)
+    for (int v = 0; v < V; v++)
+      __builtin_prefetch(dw + v * LANES, 1, 3);
+}
+
 /* R rows of dW by V vectors of columns: += sum over `depth` tokens of packed gates times the strip. */
 INLINE void NAME(outer_tile)(int R, int V, REAL *dw, int64_t width, int64_t columns, int fresh, const REAL *gates,
                              int64_t depth, const REAL *strip) {
   vec acc[R][V];
   REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
-  UNROLL for (int n = 0; n < R * V; n++) __builtin_prefetch(dw + n / V * width + n % V * LANES, 1, 3);
+  NAME(ask_tile)(dw, width, R, V);
   NAME(tile_product)(R, V, acc, 0, V, depth, gates, 1, OUTER_GATES, strip);
   UNROLL for (int n = 0; n < R * V; n++) vstore(tile + n * LANES, acc[n / V][n % V]);
   NAME(leave_tile)(dw, width, columns, fresh, tile, R, V);
@@ -223,9 +232,7 @@ INLINE void NAME(turned_tile)(int R, int V, REAL *dw, int64_t pitch, int fresh, 
   vec acc[R][V];
   REAL tile[TILE_ROWS * 4 * LANES] __attribute__((aligned(VEC_BYTES)));
   UNROLL for (int n = 0; n < R * V; n++) acc[n / V][n % V] = (vec){0};
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++)
-      __builtin_prefetch(dw + r * pitch + v * LANES, 1, 3);
+  NAME(ask_tile)(dw, pitch, R, V);
   for (int64_t k = 0; k < depth; k++) {
     const REAL *a_k = a[k] + first, *dz_k = dz[k] + column;
     __asm__("" : "+r"(a_k), "+r"(dz_k));

@@ -77,8 +77,8 @@ static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t pane
 }
 
 /* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
-static void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
-                              range panels) {
+NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
+                                range panels) {
   const bptt_problem *p = job->p;
   const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
   const int64_t n = rows.end - rows.begin, valid = valid_rows(p, t, rows);

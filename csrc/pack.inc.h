@@ -187,7 +187,7 @@ static void NAME(pack_bias)(const bptt_problem *p, const NAME(cell_weights) * w,
 #if GATES == 1
 
 /* One panel of weight_ih. */
-static void NAME(pack_input)(const bptt_problem *p, int64_t panel, REAL *dst) {
+NOINLINE void NAME(pack_input)(const bptt_problem *p, int64_t panel, REAL *dst) {
   const int64_t H = p->H, I = p->I, first = panel * WIDE_VECS, vecs = NAME(wide_vecs)(H, panel);
   for (int64_t v = 0; v < vecs; v++) {
     const int64_t unit = (first + v) * LANES;
@@ -215,7 +215,7 @@ static void NAME(pack_forward)(const bptt_problem *p, const NAME(cell_weights) *
 #else
 
 /* One block of weight_ih. */
-static void NAME(pack_input)(const bptt_problem *p, int64_t block, REAL *dst) {
+NOINLINE void NAME(pack_input)(const bptt_problem *p, int64_t block, REAL *dst) {
   NAME(pack_block)(dst, MATRIX_GATES, p->weight_ih, p->H, p->I, block * LANES, NAME(ih_rows));
 }
 
@@ -285,8 +285,8 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
 }
 
 /* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix, the first one to dst. */
-static void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, range panels,
-                            int (*rows)(int)) {
+NOINLINE void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, range panels,
+                              int (*rows)(int)) {
   int64_t depth = gates * H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
     int vecs = NAME(wide_vecs)(width, n);

@@ -258,7 +258,7 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
 }
 
 /* d_x of all tokens, the columns of this thread, whose panels of weight_ih are packed one by one. (L19) */
-static void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int rank, int size) {
+NOINLINE void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int rank, int size) {
   const bptt_problem *p = job->p;
   const range own = share(job->x_panels, rank, size);
   REAL *panel = job->ih + rank * job->own_panel;
