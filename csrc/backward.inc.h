@@ -114,13 +114,13 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
   int64_t H = p->H, W = job->W;
   range rows = share(p->B, rank, team->size), of_h = share(job->h_panels, rank, team->size),
         of_x = share(job->x_panels, rank, team->size), of_second = share(job->panels, rank, team->size);
-  NAME(pack_wide)(job->hh + of_h.begin * WIDE_VECS * LANES * job->hh_gates * H, p->weight_hh, H, job->hh_gates, W, of_h,
+  NAME(pack_wide)(NAME(wide_panel)(job->hh, of_h.begin, job->hh_gates * H), p->weight_hh, H, job->hh_gates, W, of_h,
                   NAME(hh_rows));
   if (p->d_x && !job->own_panel)
-    NAME(pack_wide)(job->ih + of_x.begin * WIDE_VECS * LANES * MATRIX_GATES * H, p->weight_ih, H, MATRIX_GATES, p->I,
-                    of_x, NAME(ih_rows));
+    NAME(pack_wide)(NAME(wide_panel)(job->ih, of_x.begin, MATRIX_GATES * H), p->weight_ih, H, MATRIX_GATES, p->I, of_x,
+                    NAME(ih_rows));
   if (job->second)
-    NAME(pack_wide)(job->second + of_second.begin * WIDE_VECS * LANES * W, NAME(second_weights)(p), W, 1, H, of_second,
+    NAME(pack_wide)(NAME(wide_panel)(job->second, of_second.begin, W), NAME(second_weights)(p), W, 1, H, of_second,
                     NAME(hh_rows));
   if (job->mask)
     NAME(draw_dropout)(p, job->mask, rows);

@@ -71,9 +71,9 @@ typedef struct {
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
 } NAME(forward_job);
 
-/* Where a panel of weight_ih stands; packed late, all of a thread stand where its first one would. */
+/* Where a panel of weight_ih stands, or the last one; packed late, all of a thread stand where its first one would. */
 static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t panel) {
-  return job->w.ih + panel * job->p->I * NAME(IH_VECS) * LANES;
+  return job->w.ih + min_i64(panel, job->w.panels - 1) * job->p->I * NAME(IH_VECS) * LANES;
 }
 
 /* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
@@ -84,8 +84,7 @@ NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t 
   const int64_t n = rows.end - rows.begin, valid = valid_rows(p, t, rows);
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     const int vecs = NAME(forward_vecs)(p->H, panel), unit = vecs * LANES;
-    const REAL *ih = NAME(input_panel)(job, panel),
-               *next = NAME(input_panel)(job, min_i64(panel + 1, job->w.panels - 1));
+    const REAL *ih = NAME(input_panel)(job, panel), *next = NAME(input_panel)(job, panel + 1);
     if (job->plan.packs_late) {
       ih = next = NAME(input_panel)(job, panels.begin);
       if (!job->w.tail || panel < job->w.panels - 1) /* the tail is there */
@@ -118,8 +117,7 @@ static void NAME(input_part)(const NAME(forward_job) * job, REAL *z, int64_t t, 
     const int unit = NAME(forward_vecs)(p->H, panel) * LANES;
     NAME(input_run)(&job->w, unit / LANES, p->I, (const REAL *)p->x + (t * p->B + run.begin) * p->I, p->I,
                     z + n / tiles * each * LANES * job->plan.chunk * p->B + run.begin * unit, unit, panel,
-                    NAME(input_panel)(job, panel), NAME(input_panel)(job, min_i64(panel + 1, job->w.panels - 1)),
-                    run.end - run.begin);
+                    NAME(input_panel)(job, panel), NAME(input_panel)(job, panel + 1), run.end - run.begin);
   }
 }
 

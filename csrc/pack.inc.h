@@ -284,6 +284,11 @@ NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth,
   }
 }
 
+/* Where panel n of a packed matrix of `depth` rows stands. */
+INLINE REAL *NAME(wide_panel)(REAL *first, int64_t n, int64_t depth) {
+  return first + n * WIDE_VECS * LANES * depth;
+}
+
 /* Packs panels [panels.begin, panels.end) of a (gates*H, width) matrix, the first one to dst. */
 NOINLINE void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, range panels,
                               int (*rows)(int)) {
@@ -291,7 +296,7 @@ NOINLINE void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, 
   for (int64_t n = panels.begin; n < panels.end; n++) {
     int vecs = NAME(wide_vecs)(width, n);
     for (int gate = 0; gate < gates; gate++)
-      NAME(pack_panel)(dst + (n - panels.begin) * WIDE_VECS * LANES * depth + gate * H * vecs * LANES,
+      NAME(pack_panel)(NAME(wide_panel)(dst, n - panels.begin, depth) + gate * H * vecs * LANES,
                        src + rows(gate) * H * width, width, H, width, n * WIDE_VECS * LANES, vecs);
   }
 }
