@@ -14,7 +14,7 @@ typedef struct {
   int64_t W;                /* numbers in a row of h */
   int hh_gates;             /* whose dz flows back through weight_hh at once */
   int64_t panels, h_panels, x_panels; /* over H, W and I */
-  int64_t depth;            /* most tokens of one sum: CHUNK_TOKENS, or a chunk if that is less */
+  int64_t depth;            /* most tokens of one sum */
   int64_t pitch; /* from row to row of dz: GATES*H and a cache line, so that rows do not share cache sets */
   REAL *hh; /* weight_hh in panels (pack.inc.h) */
   REAL *second; /* of the second product, in panels over H; or NULL */
@@ -66,16 +66,10 @@ static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
   return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;
 }
 
-/* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
- * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829. */
-static int NAME(groups_of)(const bptt_problem *p) {
-  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
-}
-
 /* What `sums` hold. */
 static int64_t NAME(sums_bytes)(const bptt_problem *p) {
   arena a = {0};
-  for (int group = 0; group < 2 && NAME(groups_of)(p) > 1; group++)
+  for (int group = 0; group < 2 && groups_of(p) > 1; group++)
     (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, LEAST_TURNED), &a);
   return arena_bytes(&a);
 }
@@ -91,7 +85,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
                             .d_bias_hh = p->d_bias_hh,
                             .d_weight_peephole = p->d_weight_peephole,
                             .d_weight_hr = p->d_weight_hr};
-  job.groups = NAME(groups_of)(p);
+  job.groups = groups_of(p);
   job.turned_pitch = NAME(turned_pitch)(p, p->sums && job.groups > 1 ? LEAST_TURNED : p->T * p->B);
   if (job.turned_pitch) {
     NAME(sums) turned = NAME(block_sums)(p, W, job.turned_pitch, a);
@@ -103,7 +97,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.panels = NAME(wide_count)(H);
   job.h_panels = NAME(wide_count)(W);
   job.x_panels = NAME(wide_count)(p->I);
-  job.depth = min_i64(CHUNK_TOKENS, job.plan.chunk * p->B);
+  job.depth = job.plan.depth;
   job.pitch = GATES * H + pad;
   job.hh = arena_take(a, ceil_div(W, LANES) * LANES * job.hh_gates, H * real);
   /* Where one chunk holds all tokens, each thread packs a panel of weight_ih when it comes to it: it stays in a cache,

@@ -285,6 +285,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
+  int own_rows = !own_groups && split_rows && !job->own_panel && !p->lengths && p->B >= WIDE_ROWS * team->size;
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
@@ -307,8 +308,12 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       const NAME(sums) *sums = apart ? &job->block : &job->of_all;
       int goes_on = job->groups > 1 ? p->accumulate && p->sums : !apart && (start > 0 || p->accumulate);
       int fresh = t1 == end && !goes_on;
+      if (own_rows && p->d_x)
+        NAME(rows_input_gradient)(job, t0, t1 - t0, rows);
       if (!own_groups && split_rows && bptt_team_wait(team, rank))
         return;
+      if (!own_groups && !own_rows)
+        NAME(chunk_input_gradient)(job, team, rank, t0, t1 - t0);
       if (own_groups)
         NAME(group_products)(job, rank, t0, t1 - t0, fresh);
       else

@@ -44,11 +44,13 @@ INLINE REAL *NAME(bias_rows)(REAL *bias, int block, int64_t H) {
   return bias && block >= 0 ? bias + block * H : NULL;
 }
 
-/* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. */
+/* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. The
+ * lists lie as far apart as they are long, and not at the same place of a page. */
 typedef struct {
   int64_t count;
-  const REAL *dz[CHUNK_TOKENS], *x[CHUNK_TOKENS], *h_prev[CHUNK_TOKENS], *c_prev[CHUNK_TOKENS], *c[CHUNK_TOKENS];
-  const REAL *dh[CHUNK_TOKENS], *middle[CHUNK_TOKENS]; /* of the second product: gradients at its outputs, its inputs */
+  const REAL **dz, **x, **h_prev, **c_prev, **c;
+  const REAL **dh, **middle; /* of the second product: gradients at its outputs, its inputs */
+  const REAL *lists[7 * (MOST_TOKENS + 8)];
 } NAME(token_rows);
 
 /* Who works on sums over tokens, and where: a share of them, in memory of its own. */
@@ -73,6 +75,12 @@ static NAME(summer) NAME(group_summer)(const NAME(backward_job) * job, int group
   s.rank = 0;
   s.packed = job->packed + group * (job->packed_rows * job->group_depth + OUTER_GATES * job->depth);
   return s;
+}
+
+static void NAME(place_lists)(NAME(token_rows) * rows, int64_t depth) {
+  const REAL ***lists[] = {&rows->dz, &rows->x, &rows->h_prev, &rows->c_prev, &rows->c, &rows->dh, &rows->middle};
+  for (int n = 0; n < 7; n++)
+    *lists[n] = rows->lists + n * (depth + 8);
 }
 
 /* Tokens [begin, end) of those of some batch rows in the chunk that starts at step t0. */
@@ -132,8 +140,8 @@ static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int
   }
 }
 
-/* The same of the batch rows of a group, all steps of the chunk; without lengths. */
-static void NAME(group_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
+/* The same of some batch rows, all steps of the chunk; without lengths. */
+static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
   const bptt_problem *p = job->p;
   for (int64_t t = 0; t < steps; t++)
     NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1),
@@ -238,6 +246,7 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
   int64_t H = job->p->H, tokens = steps * (batch.end - batch.begin);
   range units = share(H, summer->rank, summer->size);
   NAME(token_rows) rows;
+  NAME(place_lists)(&rows, job->depth);
   for (int64_t end = tokens; end > 0; fresh = 0) {
     int64_t begin = max_i64(0, end - job->depth);
     NAME(list_tokens)(job, &rows, summer->seen, t0, batch, begin, end);
@@ -268,17 +277,21 @@ NOINLINE void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int
   }
 }
 
-/* dx of a chunk, and what it gives to the parameters: to `sums`, or group after group to those of the groups; this
- * thread's share. */
-static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
-                                 int64_t steps, const NAME(sums) * sums, int fresh) {
-  const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
+/* dx of a chunk, this thread's share. */
+static void NAME(chunk_input_gradient)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
+                                       int64_t steps) {
   if (job->own_panel) {
     NAME(input_gradient_by_panels)(job, rank, team->size);
   } else if (job->p->d_x) {
     range own = share(steps * job->p->B, rank, team->size);
     NAME(input_gradient)(job, t0, own.begin, own.end);
   }
+}
+
+/* What a chunk gives to the parameters: to `sums`, or group after group to those of the groups; this thread's share. */
+static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
+                                 int64_t steps, const NAME(sums) * sums, int fresh) {
+  const NAME(summer) summer = NAME(member_summer)(job, rank, team->size);
   for (int group = 0; group < job->groups; group++)
     NAME(sum_tokens)(job, &summer, t0, steps, share(job->p->B, group, job->groups),
                      job->groups > 1 ? &job->of_group[group] : sums, fresh);
@@ -289,6 +302,6 @@ static void NAME(group_products)(const NAME(backward_job) * job, int group, int6
   const NAME(summer) summer = NAME(group_summer)(job, group);
   range batch = share(job->p->B, group, job->groups);
   if (job->p->d_x)
-    NAME(group_input_gradient)(job, t0, steps, batch);
+    NAME(rows_input_gradient)(job, t0, steps, batch);
   NAME(sum_tokens)(job, &summer, t0, steps, batch, &job->of_group[group], fresh);
 }

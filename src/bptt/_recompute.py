@@ -25,7 +25,7 @@ __all__ = ["Part", "Restart", "Starts", "add_backward", "add_forward", "blocks",
 
 Array: TypeAlias = "NDArray[Any]"
 
-CHUNK_TOKENS = 256  # as csrc/plan.h
+CHUNK_TOKENS = 256  # as csrc/plan.h: a chunk holds as many steps as give that, or twice as many steps
 
 
 class Starts(NamedTuple):
@@ -86,8 +86,8 @@ def part_of(program: Program, weights: Sequence[Weights], kept: Kept, n: int, x:
 
 
 def whole_chunks(steps: int, B: int) -> int:
-    """Return `steps`, rounded up to whole chunks of the backward pass."""
-    chunk = max(1, CHUNK_TOKENS // max(1, B))
+    """Return `steps`, rounded up to whole chunks of the backward pass of any layer."""
+    chunk = 2 * max(1, CHUNK_TOKENS // max(1, B))
     return -(-steps // chunk) * chunk
 
 
