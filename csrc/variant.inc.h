@@ -4,7 +4,8 @@
  * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
  * for small hidden sizes in float32), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
- * and THREE_ROWS (of a tile of 2 and 3 vectors), LONE_BLOCKS (hidden blocks a single row works on at once).
+ * and THREE_ROWS (of a tile of 2 and 3 vectors), LONE_BLOCKS (hidden blocks a single row works on at once), AT_ONCE
+ * (optional: steps of k that the loop of a large tile takes at once).
  */
 #include "bptt.h"
 #include "dispatch.h"
@@ -27,6 +28,10 @@
 #define UNROLL _Pragma("GCC unroll 32")
 
 #include "plan.h"
+
+#ifndef AT_ONCE
+#define AT_ONCE 1
+#endif
 
 /* What a product leaves: itself; itself added to what is there; or the chain goes on from what is there, rounded as
  * one. */

@@ -12,4 +12,5 @@
 #define WIDE_ROWS 12 /* 12 x 2 sums, 2 weights; a third fewer reads for each multiply-add than 8 x 2 */
 #define THREE_ROWS 8
 #define LONE_BLOCKS 4
+#define AT_ONCE 4
 #include "../variant.inc.h"
