@@ -5,6 +5,8 @@
 
 #include "gemm.inc.h"
 
+#include "products.inc.h"
+
 #include "clip.inc.h"
 
 #include CELL_FILE

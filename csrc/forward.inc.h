@@ -24,7 +24,7 @@ static void NAME(input_wide)(int rows, int vecs, const REAL *bias, int64_t I, co
   REAL sum[WIDE_ROWS * (WIDE_VECS + 1) * LANES] __attribute__((aligned(VEC_BYTES)));
   for (int n = 0; n < rows * vecs; n++)
     vstore(sum + n * LANES, vload(bias + n % vecs * LANES));
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, vecs, sum, I, x, x_pitch, ih, fetch);
+  SHARED(wide_product)(PRODUCT_GOES_ON, rows, vecs, sum, I, x, x_pitch, ih, fetch);
   for (int n = 0; n < rows * vecs; n++)
     vstore(z + n / vecs * z_pitch + n % vecs * LANES, vload(sum + n * LANES));
 }

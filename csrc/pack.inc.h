@@ -272,18 +272,6 @@ NOINLINE void NAME(pack_panel)(REAL *dst, const REAL *src, int64_t pitch, int64_
   }
 }
 
-/* dst[k][vecs][LANES] = rows[k][column ...], zeros past `width`. */
-NOINLINE void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth, int64_t width, int64_t column,
-                              int vecs) {
-  for (int64_t k = 0; k < depth; k++, dst += vecs * LANES) {
-    for (int v = 0; v < vecs; v++) {
-      int64_t left = width - column - v * LANES;
-      const REAL *from = rows[k] + column + v * LANES;
-      vstore(dst + v * LANES, left >= LANES ? vload(from) : vload_n(from, (int)left));
-    }
-  }
-}
-
 /* Where panel n of a packed matrix of `depth` rows stands. */
 INLINE REAL *NAME(wide_panel)(REAL *first, int64_t n, int64_t depth) {
   return first + n * WIDE_VECS * LANES * depth;

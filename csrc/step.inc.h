@@ -205,9 +205,9 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
     for (int v = 0; v < V; v++)
       vstore(sum + (r * V + v) * LANES, vload(from + v * LANES));
   if (!s->z)
-    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->tail_ih, &none);
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch, w->tail_hh,
-                     &none);
+    SHARED(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->tail_ih, &none);
+  SHARED(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch, w->tail_hh,
+                       &none);
   if (s->options.special || w->peephole) {
     for (int r = 0; r < rows; r++)
       NAME(tail_sums)(V, sum + r * V * LANES, z[r]);
@@ -288,11 +288,11 @@ static void NAME(forward_wide)(const NAME(forward_step) * s, int rows, int64_t b
   if (!s->z) {
     for (int n = 0; n < rows * V; n++)
       vstore(sum + n * LANES, vload(w->bias + (first + n % V) * LANES));
-    NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->ih + first * s->I * LANES,
-                       x_fetch);
+    SHARED(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->I, s->x + b * s->I, s->I, w->ih + first * s->I * LANES,
+                         x_fetch);
   }
-  NAME(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch,
-                     w->hh + first * s->W * LANES, h_fetch);
+  SHARED(wide_product)(PRODUCT_GOES_ON, rows, V, sum, s->W, s->h_seen + b * s->seen_pitch, s->seen_pitch,
+                       w->hh + first * s->W * LANES, h_fetch);
   NAME(forward_vectors)(s, rows, V, sum, b, first);
 }
 

@@ -167,14 +167,14 @@ static void NAME(turned_products)(const NAME(backward_job) * job, const NAME(sum
                                   const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
   const int64_t I = job->p->I, W = job->W, pitch = job->turned_pitch, n = rows->count;
   if (sums->d_weight_ih)
-    NAME(turned_product)(sums->d_weight_ih, I, pitch, NAME(turned_vecs)(job, summer, 0, MATRIX_GATES), fresh, rows->x,
-                         rows->dz, n);
+    SHARED(turned_product)(sums->d_weight_ih, I, pitch, NAME(turned_vecs)(job, summer, 0, MATRIX_GATES), fresh, rows->x,
+                           rows->dz, n);
   if (sums->d_weight_hh)
-    NAME(turned_product)(sums->d_weight_hh, W, pitch, NAME(turned_vecs)(job, summer, HH_FIRST, job->hh_gates), fresh,
-                         rows->h_prev, rows->dz, n);
+    SHARED(turned_product)(sums->d_weight_hh, W, pitch, NAME(turned_vecs)(job, summer, HH_FIRST, job->hh_gates), fresh,
+                           rows->h_prev, rows->dz, n);
   if (CANDIDATE_ALONE && sums->d_middle)
-    NAME(turned_product)(sums->d_middle, W, pitch, NAME(turned_vecs)(job, summer, GATES - 1, 1), fresh, rows->middle,
-                         rows->dz, n);
+    SHARED(turned_product)(sums->d_middle, W, pitch, NAME(turned_vecs)(job, summer, GATES - 1, 1), fresh, rows->middle,
+                           rows->dz, n);
 }
 
 /* Between the caller's gradients of the weights and the turned sums over all tokens: back, or (`in`) what is to be
@@ -199,9 +199,9 @@ static void NAME(turn_sums)(const NAME(backward_job) * job, int in, int rank, in
       REAL *whole = (REAL *)both[m].whole + (both[m].block * H + own.begin) * both[m].width;
       REAL *turned = both[m].turned + s->first * H + own.begin;
       if (in)
-        NAME(turn)(turned, pitch, whole, both[m].width, own.end - own.begin, both[m].width);
+        SHARED(turn)(turned, pitch, whole, both[m].width, own.end - own.begin, both[m].width);
       else
-        NAME(turn)(whole, both[m].width, turned, pitch, both[m].width, own.end - own.begin);
+        SHARED(turn)(whole, both[m].width, turned, pitch, both[m].width, own.end - own.begin);
     }
   }
 }
@@ -218,25 +218,25 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
   REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
   REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
   if (sums->d_weight_hh && !job->turned_pitch) {
-    NAME(pack_gates)(packed, gates, rows->dz, offset, rows->count);
+    SHARED(pack_gates)(packed, gates, rows->dz, offset, rows->count);
     if (segment->hh >= 0)
-      NAME(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
-                          NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev, strip);
+      SHARED(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
+                            NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev, strip);
     if (segment->ih >= 0 && sums->d_weight_ih)
-      NAME(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
-                          strip);
+      SHARED(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
+                            strip);
   }
   if (b_ih || b_hh)
-    NAME(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
+    SHARED(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
 }
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
 static void NAME(projection_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
                                       const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
   range own = share(job->W, summer->rank, summer->size);
-  NAME(pack_gates)(summer->packed, own, rows->dh, 0, rows->count);
-  NAME(outer_product)(sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
-                      summer->strip);
+  SHARED(pack_gates)(summer->packed, own, rows->dh, 0, rows->count);
+  SHARED(outer_product)(sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
+                        summer->strip);
 }
 
 /* What tokens of some batch rows in a chunk (the last ones first) give to the parameters of `sums`, this one's share.
@@ -258,9 +258,9 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
       NAME(projection_products)(job, summer, &rows, sums, fresh);
     if (HAS_CELL_STATE && sums->d_weight_peephole) { /* (L23) */
       REAL *dp = sums->d_weight_peephole;
-      NAME(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
-      NAME(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
-      NAME(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);
+      SHARED(column_sum)(dp, units, fresh, rows.dz, 0, rows.count, rows.c_prev);
+      SHARED(column_sum)(dp + H, units, fresh, rows.dz, H, rows.count, rows.c_prev);
+      SHARED(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);
     }
     end = begin;
   }

@@ -1,5 +1,6 @@
 /* One instruction set and one cell: the kernel bodies, included once per dtype, and the table they fill. Without a
- * cell: the variant itself, which points at the tables of its cells, what it needs to measure the machine, and norms.
+ * cell: the variant itself, which points at the tables of its cells, with the products that they share, norms, and what
+ * it needs to measure the machine.
  *
  * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
@@ -17,6 +18,8 @@
 #include <string.h>
 
 #define NAME(op) PASTE(op, SUFFIX)
+/* What the objects of the cells have from that of the variant. */
+#define SHARED(op) PASTE(bptt_, PASTE(VARIANT, PASTE(_, NAME(op))))
 
 #define INLINE static inline __attribute__((always_inline))
 /* Functions with many tiles inside stay whole: cloned into their callers they cost minutes of compile time. */
