@@ -10,6 +10,9 @@
  * Backward, a quarter of a panel at a time, which stays in L1, is what rows wait for less. */
 static const double FORWARD_BYTES_PER_CYCLE = 24, BACKWARD_BYTES_PER_CYCLE = 32;
 static const double L3_BYTES_PER_CYCLE = 22;
+/* Tiles backward that fetch the next quarter of a panel: by rows and by units 100,64,512,512 takes 174 and 180 ms,
+ * 25,64,1024,1024 179 and 182, 25,16,1024,1024 54 and 49. */
+static const double BACKWARD_ASKING = 3;
 static const double L1_BYTES = 48e3;       /* what a panel may take from tile to tile */
 static const double BARRIER = 1200;        /* two threads, own flags: 48 ns at best, 330 on a busy host */
 static const double EXCHANGE = 1;          /* bytes a cycle of what another core has just written: 8 KB take 2.3 us */
@@ -61,7 +64,8 @@ typedef struct {
   double vec_bytes;
   int tile_rows;
   double l2_rate; /* bytes in a cycle */
-  double asking; /* tiles that fetch the whole of the next panel from beyond the L2; 0: there is no counting on it */
+  int pairs; /* a few rows more than fit a tile read a panel once */
+  double asking; /* tiles that fetch the whole of the next panel from beyond the L2 */
   int64_t row_bytes; /* that a step reads of the one before, where panels are split some from other threads */
   double apart; /* cycles, on one thread, of what is no part of a step and divided evenly among any threads */
   double uneven; /* how much longer it takes by rows, as these are of unequal length */
@@ -72,12 +76,12 @@ typedef struct {
  * 79, with fewer tiles 25,16,1024,1024 27 and 21. */
 static double step_cycles(const step_work *w, double rows, double panels) {
   double panel = w->vecs * w->depth * w->vec_bytes, tiles = (double)ceil_div((int64_t)rows, w->tile_rows);
-  double reads = w->asking > 0 && in_pairs((int64_t)rows, w->tile_rows) ? 1 : tiles;
+  double reads = w->pairs && in_pairs((int64_t)rows, w->tile_rows) ? 1 : tiles;
   double fma = rows * w->vecs * w->depth, stream = reads * panel / w->l2_rate;
   double cycles = fma > stream ? fma : stream;
   if (panel * panels > l2_bytes()) {
     double left = w->asking > tiles ? 1 - tiles / w->asking : 0;
-    cycles += panel / L3_BYTES_PER_CYCLE * (w->asking > 0 ? 2 * left * left : 1);
+    cycles += panel / L3_BYTES_PER_CYCLE * 2 * left * left;
   }
   return panels * (cycles + rows * CELL);
 }
@@ -132,6 +136,7 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
                           .vec_bytes = (double)lanes * size,
                           .tile_rows = tile_rows,
                           .l2_rate = FORWARD_BYTES_PER_CYCLE,
+                          .pairs = 1,
                           .asking = vecs,
                           .row_bytes = width_of(p) * size,
                           .uneven = 1};
@@ -176,6 +181,7 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
                           .vec_bytes = (double)lanes * size,
                           .tile_rows = tile_rows,
                           .l2_rate = BACKWARD_BYTES_PER_CYCLE,
+                          .asking = BACKWARD_ASKING,
                           .row_bytes = gates * p->H * size,
                           .apart =
                               (double)(p->T * p->B) * gates * (double)p->H * (double)(2 * p->I + width_of(p)) / lanes,

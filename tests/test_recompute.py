@@ -20,7 +20,7 @@ CELLS = {
     "reset before": (bptt.GRU, {"reset_after": False}),
     "rnn": (bptt.RNN, {}),
 }
-T, B, I, H = 90, 13, 5, 19  # chunks of the backward pass have 19 steps
+T, B, I, H = 90, 13, 5, 19  # chunks of the backward pass have 38 steps, in float64 19
 EVERY_VARIANT = pytest.mark.parametrize("name", bptt.variants())
 
 
@@ -97,6 +97,11 @@ def test_truncated(cell, truncate):
         expected = results(*given, some, truncate=truncate, step_clip=0.05)
         for every in (5, 30):
             assert_same(results(*given, some, recompute=every, truncate=truncate, step_clip=0.05), expected)
+
+
+def test_layers_whose_chunks_differ():
+    given = case("lstm", layers=2, shape=(70, 17, 5, 150))  # 15 steps in the first layer, 30 in the second
+    assert_same(results(*given, recompute=15), results(*given))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4), (5, 0, 2, 4), (1, 1, 0, 1), (7, 300, 2, 3)])
