@@ -12,7 +12,8 @@ enum {
   WIDE_VECS = 2,     /* vectors in a panel of the backward pass */
   SECOND_VECS = 4,   /* and in one of the second product of a step forward */
   LEAST_IN_GROUPS = 16, /* batch rows that make two groups, */
-  MOST_IN_GROUPS = 400, /* where weights are few: I + H + W */
+  MOST_IN_GROUPS = 330000, /* where the gradients of both matrices have so many numbers at most, */
+  IN_GROUPS_FOR_A_ROW = 10000, /* and so many for each batch row, as adding two groups up takes as long for any */
   MOST_TURNED = 800, /* bytes of I + H + W numbers up to which the gradients of weights are summed turned, */
   LEAST_TURNED = 512, /* from so many tokens on: fewer do not pay for turning them back */
   CHUNK_TOKENS = 256, /* tokens in a chunk of the backward pass, and in one chain of a sum over tokens; or twice that */
@@ -194,9 +195,12 @@ static inline int has_second(const bptt_problem *p) {
 }
 
 /* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
- * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829. */
+ * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829; GRU 100,32,160,160 8.25 -> 7.6 ms.
+ * Not by T: blocks of steps are summed as the whole is. */
 static inline int groups_of(const bptt_problem *p) {
-  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && p->H + width_of(p) + p->I <= MOST_IN_GROUPS ? 2 : 1;
+  double gates = p->cell == BPTT_LSTM ? 4 : p->cell == BPTT_GRU ? 3 : 1, width = (double)(p->I + width_of(p));
+  double most = min_i64(MOST_IN_GROUPS, IN_GROUPS_FOR_A_ROW * p->B);
+  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && gates * (double)p->H * width <= most ? 2 : 1;
 }
 
 /* The cost model (plan.c). panels: of the forward pass, `vecs` vectors each; gates: sums of a unit; lanes: elements of
