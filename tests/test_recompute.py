@@ -100,7 +100,8 @@ def test_truncated(cell, truncate):
 
 
 def test_layers_whose_chunks_differ():
-    given = case("lstm", layers=2, shape=(70, 17, 5, 150))  # 15 steps in the first layer, of two groups, 30 in the second
+    # Chunks of 15 steps in the first layer, which sums in two groups, of 30 in the second.
+    given = case("lstm", layers=2, shape=(70, 17, 5, 150))
     assert_same(results(*given, recompute=15), results(*given))
 
 
