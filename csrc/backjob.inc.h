@@ -1,8 +1,8 @@
 /* What a call backward works with: sizes, packed weights, places; and how it is divided. */
 
-/* Gradients of the parameters, or places for their sums; each may be NULL. Turned (dz.inc.h), those of weight_ih and
- * weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what goes
- * into a second product in place of h. */
+/* Gradients of the parameters, or places for their sums; each may be NULL. Turned (products.inc.h), those of weight_ih
+ * and weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what
+ * goes into a second product in place of h. */
 typedef struct {
   REAL *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_peephole, *d_weight_hr, *d_middle;
 } NAME(sums);
@@ -114,7 +114,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.packed_rows = max_i64(GATES * H, W);
   job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
   job.packed = arena_take(a,
-                          job.packed_rows * max_i64(job.depth, 2 * job.group_depth) +
+                          job.packed_rows * max_i64(job.depth, job.groups > 1 ? 2 * job.group_depth : 0) +
                               max_i64(2, job.plan.threads) * OUTER_GATES * job.depth,
                           real);
   arena kept = arena_on(p->sums);

@@ -3,8 +3,8 @@
  * Truncated, blocks of steps are walked one after the other, since nothing crosses from one to another; else all is one
  * block. Inside a block time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18)
  * fills dz; after it dx and the gradients of the weights are products over the chunk's tokens while dz is still in
- * cache. The tape is only read. A chunk's length depends on the shape alone, so the bits of a sum over tokens do not
- * depend on threads.
+ * cache. The tape is only read. A chunk's length depends on the shape and the dtype alone, so the bits of a sum over
+ * tokens do not depend on threads.
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
@@ -285,6 +285,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
+  /* Each takes dx of its own rows, full tiles of them, before it waits for the others' dz. */
   int own_rows = !own_groups && split_rows && !job->own_panel && !p->lengths && p->B >= WIDE_ROWS * team->size;
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
@@ -297,7 +298,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   do {
     end = min_i64(start + every, p->T);
     int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
-    int apart = start > 0 && end - begin > chunk; /* more than one sum: the block's own come first */
+    int apart = start > 0 && end - begin > chunk && p->B > 0; /* more than one sum: the block's own come first */
     NAME(enter_block)(job, team, rank, start, begin, end);
     if (bptt_team_wait(team, rank))
       return;

@@ -1,4 +1,4 @@
-/* Products on a tile of registers: the only loops over k of the library.
+/* Products on a tile of registers: the loops over k that all others go by.
  *
  * One operand is read element by element and spread over a vector ("rows" of a tile: batch rows, tokens or gates);
  * the other is a packed panel: k ascending, `vecs` vectors in a row for each k. Each element of the tile is one

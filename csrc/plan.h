@@ -199,8 +199,11 @@ static inline int has_second(const bptt_problem *p) {
  * Not by T: blocks of steps are summed as the whole is. */
 static inline int groups_of(const bptt_problem *p) {
   double gates = p->cell == BPTT_LSTM ? 4 : p->cell == BPTT_GRU ? 3 : 1, width = (double)(p->I + width_of(p));
-  double most = min_i64(MOST_IN_GROUPS, IN_GROUPS_FOR_A_ROW * p->B);
-  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && gates * (double)p->H * width <= most ? 2 : 1;
+  double numbers = gates * (double)p->H * width;
+  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && numbers <= MOST_IN_GROUPS &&
+                 numbers <= (double)p->B * IN_GROUPS_FOR_A_ROW
+             ? 2
+             : 1;
 }
 
 /* The cost model (plan.c). panels: of the forward pass, `vecs` vectors each; gates: sums of a unit; lanes: elements of

@@ -45,7 +45,7 @@ INLINE REAL *NAME(bias_rows)(REAL *bias, int block, int64_t H) {
 }
 
 /* The rows that one sum over tokens goes through: valid tokens only, and zeros for the state before a beginning. The
- * lists lie as far apart as they are long, and not at the same place of a page. */
+ * lists lie as far apart as they are long, and a line more. */
 typedef struct {
   int64_t count;
   const REAL **dz, **x, **h_prev, **c_prev, **c;

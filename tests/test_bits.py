@@ -24,7 +24,7 @@ REGIMES = {
     "serial": (5, 3, 4, 10),
     "rows": (20, 64, 32, 64),
     "rows, odd": (15, 61, 13, 67),
-    "rows, each with its own dx": (25, 53, 150, 140),
+    "rows, each with its own dx": (25, 53, 150, 240),
     "units forward, rows backward": (200, 5, 40, 130),
     "units, one row": (80, 1, 30, 400),
     "units, few rows": (8, 3, 50, 600),

@@ -32,7 +32,7 @@ BOTH = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 H_SIZES = (*range(1, 68), 96, 130, 200)
 
 # T, B, I, H where the work is divided in another way, or where one piece of it is full: many rows, many steps
-# of one row (input product ahead of the recurrence, in chunks), over 256 rows a step, weights beyond L2.
+# of one row (input product ahead of the recurrence, in chunks), more rows than a sum has, weights beyond L2.
 LARGE = (
     (40, 64, 40, 100),
     (400, 1, 3, 200),

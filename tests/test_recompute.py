@@ -105,7 +105,7 @@ def test_layers_whose_chunks_differ():
     assert_same(results(*given, recompute=15), results(*given))
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (5, 0, 2, 4), (1, 1, 0, 1), (7, 300, 2, 3)])
+@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (5, 0, 2, 4), (1, 1, 0, 1), (7, 300, 2, 3), (4, 600, 2, 3)])
 @pytest.mark.parametrize(
     "cell", sorted(CELLS.keys() - {"all options"})
 )  # whose projection is wider than these

@@ -131,13 +131,23 @@ def arrays_of(gradients):
     return {name: array for name, array in found.items() if array is not None}
 
 
+# Summed over two groups of rows, and over all, where a chunk of the backward pass has 34 steps (float64: 17).
+BLOCKS = [
+    (29, 37, [(9, 9), (9, 4), (3, 3), (29, 11), (8, 7)]),
+    (80, 15, [(40, 40), (60, 36), (50, 20)]),
+]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spans", [False, True])
+@pytest.mark.parametrize(("steps", "rows", "blocks"), BLOCKS)
 @pytest.mark.parametrize("cell", WIDE)
-def test_one_call_has_the_bits_of_a_call_for_each_block(cell, spans, dtype, name, monkeypatch):
+def test_one_call_has_the_bits_of_a_call_for_each_block(
+    cell, steps, rows, blocks, spans, dtype, name, monkeypatch
+):
     """Blocks of more tokens than one sum takes; shorter than their depth, or the last one cut off."""
-    steps, rows, units = 29, 37, 21
+    units = 21
     kind, settings = WIDE[cell]
     rng = np.random.default_rng(3)
     layer = kind(I, units, 2, dtype=dtype, seed=1, **settings)
@@ -154,7 +164,7 @@ def test_one_call_has_the_bits_of_a_call_for_each_block(cell, spans, dtype, name
         with variant(name):
             tape = layer.forward(x, one(states[0]), **given)
             errors, d_state = draw(*tape.output.shape), one(states[1])
-            for truncate, clip in itertools.product([(9, 9), (9, 4), (3, 3), (29, 11), (8, 7)], [None, 0.3]):
+            for truncate, clip in itertools.product(blocks, [None, 0.3]):
                 ways = {"truncate": truncate, "step_clip": clip, "steps": True}
                 with monkeypatch.context() as patch:
                     patch.setattr(_core, "TRUNCATES", False)

@@ -193,7 +193,7 @@ class Recurrent:
         recompute : int, optional
             k: keep the cell state at every k-th step alone, and compute cells and gates again in `backward`,
             block by block: the memory of the output in place of six times that, for one more forward pass.
-            The gradients are the same to the bit; for that k is rounded up so that k * B is a multiple of 256
+            The gradients are the same to the bit; for that k is rounded up so that k * B is a multiple of 512
             or so. ``tape.cells`` and ``tape.gates`` cannot be read then. An `RNN` keeps neither anyway.
         rng : numpy.random.Generator or int, optional
             For dropout, recurrent dropout and zoneout; without one the first two are off, and zoneout is its
