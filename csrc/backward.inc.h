@@ -285,8 +285,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
-  /* Each takes dx of its own rows, full tiles of them, before it waits for the others' dz. */
-  int own_rows = !own_groups && split_rows && !job->own_panel && !p->lengths && p->B >= WIDE_ROWS * team->size;
+  /* Then, and else if they fill a tile, each takes dx of its own rows before it waits for the others' dz. */
+  int own_rows = own_groups || (split_rows && !job->own_panel && !p->lengths && p->B >= WIDE_ROWS * team->size);
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
@@ -313,7 +313,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
         NAME(rows_input_gradient)(job, t0, t1 - t0, rows);
       if (!own_groups && split_rows && bptt_team_wait(team, rank))
         return;
-      if (!own_groups && !own_rows)
+      if (!own_rows)
         NAME(chunk_input_gradient)(job, team, rank, t0, t1 - t0);
       if (own_groups)
         NAME(group_products)(job, rank, t0, t1 - t0, fresh);

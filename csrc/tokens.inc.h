@@ -300,8 +300,5 @@ static void NAME(chunk_products)(const NAME(backward_job) * job, const bptt_team
 /* The same of a group that is one thread's own. */
 static void NAME(group_products)(const NAME(backward_job) * job, int group, int64_t t0, int64_t steps, int fresh) {
   const NAME(summer) summer = NAME(group_summer)(job, group);
-  range batch = share(job->p->B, group, job->groups);
-  if (job->p->d_x)
-    NAME(rows_input_gradient)(job, t0, steps, batch);
-  NAME(sum_tokens)(job, &summer, t0, steps, batch, &job->of_group[group], fresh);
+  NAME(sum_tokens)(job, &summer, t0, steps, share(job->p->B, group, job->groups), &job->of_group[group], fresh);
 }

@@ -123,10 +123,11 @@ def _norm(arrays: list[NDArray[Any]], order: float) -> float:
 
 
 def _writeable(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the arrays if all of them can be written to."""
-    if not all(array.flags.writeable for array in arrays if array.size):
+    """Return those that hold anything, if all of them can be written to."""
+    filled = [array for array in arrays if array.size]
+    if not all(array.flags.writeable for array in filled):
         raise ValueError("grads: expected arrays that can be written to, got a read-only one")
-    return [array for array in arrays if array.size]
+    return filled
 
 
 def _arrays(grads: Any) -> list[NDArray[Any]]:
