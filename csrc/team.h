@@ -20,9 +20,10 @@ typedef struct bptt_team {
   int (*poll)(void *context);
   void *poll_context;
   uint64_t caller_mode; /* floating-point mode of the calling thread, which poll() runs in */
-  int64_t lost;     /* ns that rank 0 waited at barriers beyond the spinning */
-  double unpolled;  /* work since the clock was last read; rank 0 only */
-  int64_t deadline; /* next time to call poll(), ns of the monotonic clock; rank 0 only */
+  /* Rank 0 only, which writes it at each step: apart from what all read then. */
+  _Alignas(BPTT_CACHE_LINE) double unpolled; /* work since the clock was last read */
+  int64_t deadline; /* next time to call poll(), ns of the monotonic clock */
+  int64_t lost;     /* ns it waited at barriers beyond the spinning */
   bptt_member members[BPTT_MAX_THREADS];
 } bptt_team;
 
