@@ -7,6 +7,7 @@ typedef struct {
   const REAL *dz_next; /* (B, pitch) of step t+1, or NULL at the last step of a row or a truncated block */
   int cut; /* nothing flows back from step t+1, which there is */
   REAL *dz; /* (B, pitch) */
+  REAL *carry; /* (B, H) */
   REAL *dh; /* (B, dh_pitch), with a projection */
   REAL *d_hidden, *d_cells; /* (B, W), (B, H), or NULL */
   const REAL *d_output; /* (B, W), rows d_pitch apart; or NULL */
@@ -79,7 +80,7 @@ INLINE vec NAME(total_gradient)(const NAME(backward_step) * s, int64_t b, int64_
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   if (CARRIES_H)
-    dh_rec = dh_rec + vload_n(job->carry + b * p->H + unit, lanes); /* (G15) */
+    dh_rec = dh_rec + vload_n(s->carry + b * p->H + unit, lanes); /* (G15) */
   if (HAS_CELL_STATE && !plain && __builtin_expect(s->zone.on, 0))
     dh_rec = dh_rec + vload_n(job->carry_h + b * job->W + unit, lanes);
   if (plain < 2 && s->dz_next) {
@@ -98,7 +99,7 @@ INLINE void NAME(backward_unit)(const NAME(backward_step) * s, int64_t b, int64_
   int reset = NAME(starts_anew)(s, s->t, b, plain), projected = HAS_CELL_STATE && !plain && s->dh;
   int zoned = HAS_CELL_STATE && !plain && s->zone.on;
   const REAL *peephole = plain < 2 && job->peephole ? job->peephole + unit * 3 : NULL;
-  REAL *dz = s->dz + b * job->pitch + unit, *carry = job->carry + b * H + unit;
+  REAL *dz = s->dz + b * job->pitch + unit, *carry = s->carry + b * H + unit;
   vec dh = projected ? dh_rec : NAME(total_gradient)(s, b, unit, lanes, plain, dh_rec), into = dh, dc = dh, kept = dh;
   if (HAS_CELL_STATE || CARRIES_H)
     dc = vload_n(carry, lanes);
@@ -386,7 +387,7 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
         for (int v = 0; v < vecs; v++) {
           int64_t unit = first + v * LANES;
           int lanes = (int)min_i64(LANES, H - unit);
-          REAL *carry = job->carry + b * H + unit;
+          REAL *carry = s->carry + b * H + unit;
           vec gate = vload_n((const REAL *)p->gates + (s->t * p->B + b) * SAVED * H + unit, lanes);
           vec h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes), d = vload(sum + (r * vecs + v) * LANES);
           vec dz_r = NAME(clipped)(&clip, BPTT_CLIP_GATES, NAME(cell_reset)(d, gate, h_prev));

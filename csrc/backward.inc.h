@@ -38,20 +38,23 @@ static void NAME(step_norms)(const NAME(backward_job) * job, int64_t t, range ro
   }
 }
 
-/* The recursion over the steps of a chunk of the block that ends at `end`, this thread's rows and panels. Returns 1
- * when stopped. */
+/* The recursion over the steps of a chunk of the block that ends at `end`, this thread's rows, of one part, and panels.
+ * Returns 1 when stopped. */
 static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
                                  int64_t end, range rows, range panels, range h_panels) {
   const bptt_problem *p = job->p;
-  int64_t W = job->W, state = p->B * p->H, slot = p->B * job->pitch, active = 0;
+  int64_t W = job->W, state = p->B * p->H, active = 0;
+  const int64_t before = rows.begin * job->pitch; /* arrays begin where batch row 0 would be */
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
   const pitches of_errors = pitches_of(p->d_output_step, p->d_output_row, p->B, W);
   int split_units = job->plan.split == BPTT_SPLIT_HIDDEN;
   range own_norms = split_units ? share(p->B, rank, team->size) : rows;
   for (int64_t t = t1; t-- > t0;) {
     NAME(backward_step)
-    s = {.job = job, .t = t, .slot = t - t0, .dz = job->dz + (t - t0) * slot, .c_pitch = p->H};
-    const REAL *dz_next = t + 1 == t1 ? job->dz + job->plan.chunk * slot : s.dz + slot;
+    s = {.job = job, .t = t, .slot = t - t0, .c_pitch = p->H};
+    s.dz = NAME(dz_at)(job, s.slot, rows.begin) - before;
+    s.carry = NAME(carry_at)(job, rows.begin) - rows.begin * p->H;
+    const REAL *dz_next = NAME(dz_at)(job, t + 1 == t1 ? job->plan.chunk : s.slot + 1, rows.begin) - before;
     NAME(enter_zone)(&s.zone, p, t);
     s.d_output = p->d_output ? (const REAL *)p->d_output + t * of_errors.step : NULL;
     s.d_pitch = of_errors.row;
@@ -137,17 +140,17 @@ static void NAME(clip_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t 
   }
 }
 
-/* d_h_0 and d_c_0; this thread's rows. dz holds step 0 in slot 0. */
-static void NAME(initial_gradients)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
+/* d_h_0 and d_c_0 of rows of one part. dz holds step 0 in slot 0. */
+static void NAME(initial_gradients)(const NAME(backward_job) * job, range rows) {
   const bptt_problem *p = job->p;
-  range rows = share(p->B, rank, team->size);
   int64_t H = p->H, W = job->W, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
   size_t row_bytes = (size_t)H * sizeof(REAL), h_bytes = (size_t)W * sizeof(REAL);
   if (p->d_h_0) {
     REAL *d_h_0 = p->d_h_0;
-    const REAL *past = CARRIES_H ? job->carry : job->carry_h;
+    const REAL *past = CARRIES_H ? NAME(carry_at)(job, rows.begin) - rows.begin * W : job->carry_h;
     NAME(dz_product)(job, job->hh, job->hh_gates, W, share(job->h_panels, 0, 1),
-                     job->dz + rows.begin * job->pitch + HH_FIRST * H, valid - rows.begin, d_h_0 + rows.begin * W);
+                     NAME(dz_at)(job, 0, rows.begin) + HH_FIRST * H, valid - rows.begin,
+                     (NAME(destination)){d_h_0 + rows.begin * W, valid - rows.begin, 0});
     for (int64_t n = rows.begin * W; job->mask && n < valid * W; n++)
       d_h_0[n] *= job->mask[n];
     for (int64_t n = rows.begin * W; past && n < valid * W; n++)
@@ -161,7 +164,8 @@ static void NAME(initial_gradients)(const NAME(backward_job) * job, const bptt_t
         NAME(clip_row)(job, d_h_0 + b * W, b);
   }
   if (p->d_c_0 && rows.end > rows.begin)
-    memcpy((REAL *)p->d_c_0 + rows.begin * H, job->carry + rows.begin * H, (size_t)(rows.end - rows.begin) * row_bytes);
+    memcpy((REAL *)p->d_c_0 + rows.begin * H, NAME(carry_at)(job, rows.begin),
+           (size_t)(rows.end - rows.begin) * row_bytes);
 }
 
 /* Zeros in place of sums over no tokens, and the second bias. */
@@ -209,9 +213,9 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
   for (int64_t b = rows.begin; b < rows.end; b++) {
     int ends = (p->lengths ? p->lengths[b] : p->T) <= end; /* others come from a later block, and hand nothing on */
     if (p->d_c_n && ends)
-      memcpy(job->carry + b * p->H, (const REAL *)p->d_c_n + b * p->H, (size_t)p->H * sizeof(REAL));
+      memcpy(NAME(carry_at)(job, b), (const REAL *)p->d_c_n + b * p->H, (size_t)p->H * sizeof(REAL));
     else
-      NAME(zero_rows)(job->carry, (range){b, b + 1}, p->H);
+      memset(NAME(carry_at)(job, b), 0, (size_t)p->H * sizeof(REAL));
   }
   NAME(zero_rows)(job->carry_h, rows, job->W);
   left_out.begin += start * p->B, left_out.end += start * p->B;
@@ -280,13 +284,14 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
-  int64_t chunk = job->plan.chunk, slot = p->B * job->pitch;
+  int64_t chunk = job->plan.chunk;
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
   /* Then, and else if they fill a tile, each takes dx of its own rows before it waits for the others' dz. */
-  int own_rows = own_groups || (split_rows && !job->own_panel && !p->lengths && p->B >= WIDE_ROWS * team->size);
+  int own_rows =
+      split_rows && !job->own_panel && !p->lengths && (job->second_row < p->B || p->B >= WIDE_ROWS * team->size);
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
@@ -304,13 +309,18 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       return;
     for (int64_t t1 = end, t0; t1 > begin; t1 = t0) {
       t0 = max_i64(begin, t1 - chunk);
-      if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, rows, panels, h_panels))
-        return;
+      for (int part = 0; part < 2; part++) {
+        const range own = NAME(part_of)(job, rows, part);
+        if (part && own.begin == own.end)
+          break;
+        if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, own, panels, h_panels))
+          return;
+        if (own_rows && p->d_x)
+          NAME(rows_input_gradient)(job, t0, t1 - t0, own);
+      }
       const NAME(sums) *sums = apart ? &job->block : &job->of_all;
       int goes_on = job->groups > 1 ? p->accumulate && p->sums : !apart && (start > 0 || p->accumulate);
       int fresh = t1 == end && !goes_on;
-      if (own_rows && p->d_x)
-        NAME(rows_input_gradient)(job, t0, t1 - t0, rows);
       if (!own_groups && split_rows && bptt_team_wait(team, rank))
         return;
       if (!own_rows)
@@ -320,9 +330,12 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       else
         NAME(chunk_products)(job, team, rank, t0, t1 - t0, sums, fresh);
       if (t0 > begin) { /* the chunk before starts from this one's first step */
-        range carry = share(p->B, rank, team->size); /* of a thread that has its rows: those */
-        memcpy(job->dz + chunk * slot + carry.begin * job->pitch, job->dz + carry.begin * job->pitch,
-               (size_t)((carry.end - carry.begin) * job->pitch) * sizeof(REAL));
+        range mine = share(p->B, rank, team->size); /* of a thread that has its rows: those */
+        for (int part = 0; part < 2; part++) {
+          const range carry = NAME(part_of)(job, mine, part);
+          memcpy(NAME(dz_at)(job, chunk, carry.begin), NAME(dz_at)(job, 0, carry.begin),
+                 (size_t)((carry.end - carry.begin) * job->pitch) * sizeof(REAL));
+        }
       }
       double flops =
           4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
@@ -333,7 +346,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
         return;
     }
     if (begin == 0)
-      NAME(initial_gradients)(job, team, rank);
+      for (int part = 0; part < 2; part++)
+        NAME(initial_gradients)(job, NAME(part_of)(job, share(p->B, rank, team->size), part));
     NAME(leave_block)(job, team, rank, begin, end, start == 0, apart);
     start = end;
   } while (start < p->T);

@@ -69,7 +69,33 @@ typedef struct {
   REAL *middle; /* (B, H): what goes into the projection */
   REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
+  REAL *own; /* own_states of all threads; or NULL */
+  int64_t own_pitch;
 } NAME(forward_job);
+
+/* What a thread keeps of its own rows (plan_own), own_pitch apart: h of every other step, and c; each may be NULL. */
+typedef struct {
+  REAL *h[2], *c;
+} NAME(own_states);
+
+/* Numbers of what threads before this one keep, `rows` rows in all. */
+static int64_t NAME(own_numbers)(const NAME(forward_job) * job, int64_t rows, int threads) {
+  return OWN_STATES * (rows * job->own_pitch + threads * APART / (int64_t)sizeof(REAL));
+}
+
+static NAME(own_states) NAME(place_own)(const NAME(forward_job) * job, range rows, int rank) {
+  const int64_t count = rows.end - rows.begin, each = count * job->own_pitch + APART / (int64_t)sizeof(REAL);
+  const int64_t before = job->plan.split == BPTT_SPLIT_ROWS ? rows.begin : rank * count;
+  NAME(own_states) own = {{NULL, NULL}, NULL};
+  if (!job->own)
+    return own;
+  REAL *first = job->own + NAME(own_numbers)(job, before, rank) - rows.begin * job->own_pitch; /* for batch row 0 */
+  if (job->plan.owns_h)
+    own.h[0] = first, own.h[1] = first + each;
+  if (job->plan.owns_c)
+    own.c = first + 2 * each;
+  return own;
+}
 
 /* Where a panel of weight_ih stands, or the last one; packed late, all of a thread stand where its first one would. */
 static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t panel) {
@@ -122,22 +148,25 @@ static void NAME(input_part)(const NAME(forward_job) * job, REAL *z, int64_t t, 
 }
 
 /* State arrays of step t: what it reads and where it writes. */
-static void NAME(forward_bind)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t) {
+static void NAME(forward_bind)(const NAME(forward_job) * job, const NAME(own_states) * own, NAME(forward_step) * s,
+                               int64_t t) {
   const bptt_problem *p = job->p;
   int64_t state = p->B * p->H;
   s->down = (p->first_step + t) & 1;
   s->x = (const REAL *)p->x + t * p->B * p->I;
   s->output = (REAL *)p->output + t * p->B * s->W;
   s->h = p->P ? job->middle : s->output;
-  s->c = p->cells ? (REAL *)p->cells + t * state : p->c_n;
+  s->c = own->c ? own->c : p->cells ? (REAL *)p->cells + t * state : p->c_n;
+  s->c_row = own->c ? job->own_pitch : p->H;
   s->gates = p->gates ? (REAL *)p->gates + t * SAVED * state : job->gates;
   s->middle = p->reset_before ? s->gates + (SAVED - 1) * p->H : s->h;
   s->middle_pitch = p->reset_before ? SAVED * p->H : p->H;
   NAME(enter_zone)(&s->zone, p, t);
-  s->h_pitch = s->seen_pitch = s->W;
-  s->c_pitch = p->H;
+  s->own_h = own->h[t & 1], s->own_pitch = job->own_pitch;
+  s->h_pitch = s->seen_pitch = t > 0 && s->own_h ? job->own_pitch : s->W;
+  s->c_pitch = t > 0 ? s->c_row : p->H;
   if (t > 0) {
-    s->h_prev = s->h_seen = s->output - p->B * s->W;
+    s->h_prev = s->h_seen = s->own_h ? own->h[(t - 1) & 1] : s->output - p->B * s->W;
     s->c_prev = p->cells ? s->c - state : s->c;
     return;
   }
@@ -221,11 +250,10 @@ static void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forwar
     memmove((REAL *)p->h_n + at, h, (size_t)(own.end - own.begin) * sizeof(REAL));
     if (!HAS_CELL_STATE)
       continue;
-    REAL *c_n = (REAL *)p->c_n + to;
     const REAL *c = !steps     ? (p->c_0 ? (const REAL *)p->c_0 + to : job->zero)
                     : p->cells ? (const REAL *)p->cells + last * p->H + to
-                               : c_n;
-    memmove(c_n, c, (size_t)(units.end - units.begin) * sizeof(REAL));
+                               : s->c + b * s->c_row + units.begin;
+    memmove((REAL *)p->c_n + to, c, (size_t)(units.end - units.begin) * sizeof(REAL));
   }
 }
 
@@ -241,6 +269,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   range panels = share(NAME(second_panels)(p), rank, team->size);
   s.second = split_rows ? share(NAME(second_panels)(p), 0, 1) : panels;
   const range units = NAME(forward_units)(p->H, s.panels);
+  const NAME(own_states) own = NAME(place_own)(job, rows, rank);
   int64_t n = rows.end - rows.begin, active = p->B;
   REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * GATES * LANES
                        : job->z + units.begin * plan->chunk * p->B * GATES;
@@ -262,7 +291,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
     if (plan->hoist && (t0 == 0 || !plan->fills))
       NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.panels);
     for (int64_t t = t0; t < t1; t++) {
-      NAME(forward_bind)(job, &s, t);
+      NAME(forward_bind)(job, &own, &s, t);
       s.z = plan->hoist ? z : NULL;
       s.z_step = (t - t0) * n;
       if (p->lengths) {
@@ -326,6 +355,11 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
     job.gates = arena_take(a, p->B * SAVED, p->H * real);
   if (job.plan.hoist)
     job.z = arena_take(a, job.plan.chunk * p->B * (1 + job.plan.fills), job.w.blocks * GATES * LANES * real);
+  if (job.plan.owns_h || job.plan.owns_c) {
+    job.own_pitch = ceil_div(p->H, LANES) * LANES;
+    int64_t rows = job.plan.split == BPTT_SPLIT_ROWS ? p->B : p->B * job.plan.threads;
+    job.own = arena_take(a, NAME(own_numbers)(&job, rows, job.plan.threads), real);
+  }
   return job;
 }
 

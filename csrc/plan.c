@@ -42,6 +42,10 @@ static const double LATE_BYTES = 512e3;
  * would be read more often (100,1,512,512 loses 10 %). */
 static const int64_t FILL_STEPS = 24;
 
+/* A thread's own rows (plan_own): bytes of two h and a c up to which they are kept apart, from so many steps on; rows
+ * up to which h is, however long the outputs. */
+static const int64_t MOST_OWN = 24576, LEAST_OWN = 3, ALWAYS_OWN = 8;
+
 /* What weights may take of the L2 of one core, which has 1 MB where the system does not say. */
 static double l2_bytes(void) {
   static atomic_long known;
@@ -127,6 +131,24 @@ range share_rows(const bptt_problem *p, int rank, int size) {
   return rows;
 }
 
+/* Whether threads keep c, or h, of their own apart. What two threads write lies side by side in the caller's arrays,
+ * and what a core fetches ahead of its own last row takes lines from the other one, which writes them: 0.1 to 0.5 us a
+ * step. Where outputs outgrow the L2, reading h again brings the lines for the next step, which many rows need more.
+ * Figures: docs/performance.md. */
+static void plan_own(const bptt_problem *p, plan *chosen, int lanes, int size) {
+  const int64_t each = ceil_div(p->B, max_i64(1, chosen->threads)), state = ceil_div(p->H, lanes) * lanes * size;
+  const int keeps_c = p->cell == BPTT_LSTM && !p->cells;
+  if (chosen->threads < 2 || p->T < LEAST_OWN || has_second(p))
+    return;
+  if (chosen->split == BPTT_SPLIT_HIDDEN) {
+    chosen->owns_c = keeps_c && p->B == 1;
+  } else if (OWN_STATES * each * state <= MOST_OWN) {
+    chosen->owns_c = keeps_c;
+    chosen->owns_h =
+        p->cell != BPTT_RNN && (each <= ALWAYS_OWN || (double)p->T * (double)(p->B * p->H * size) <= l2_bytes());
+  }
+}
+
 plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, int size, int tile_rows) {
   int64_t panel_bytes = (int64_t)vecs * lanes * size;
   double depth = (double)(p->I + width_of(p));
@@ -158,6 +180,7 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
     chosen.hoist = p->hoist == BPTT_HOIST_ALWAYS;
   double reads = (chosen.hoist ? (double)width_of(p) : depth) * (double)(own * panel_bytes);
   chosen.outgrown = reads > OUTGROWN * l2_bytes();
+  plan_own(p, &chosen, lanes, size);
   if (chosen.hoist && !p->packed && chosen.split != BPTT_SPLIT_ROWS &&
       (double)p->T * (double)(own * panel_bytes * rows) <= LATE_BYTES) {
     chosen.packs_late = 1;

@@ -20,6 +20,8 @@ enum {
   MOST_TOKENS = 2 * CHUNK_TOKENS,
   LEAST_LISTED = 8 << 20, /* bytes of gates from which on their lines are asked for before they are written */
   LEAST_LONE = 192, /* bytes of sums in flight with which one panel keeps up with what comes from beyond the L2 */
+  APART = 21 * 64, /* bytes between what two threads write at each step: a core fetches ahead up to 20 lines */
+  OWN_STATES = 3, /* that a thread may keep of its own rows: two h and a c */
   LIST_PARTS = 1 << 16 /* of an entry, by which the loop of a product goes on in a list of lines (gemm.inc.h) */
 };
 
@@ -137,6 +139,7 @@ typedef struct {
   int hoist; /* input product of a chunk of steps ahead of the recurrence, else fused with it */
   int fills; /* while a member waits for others it works on the input product of the next chunk */
   int outgrown; /* a step reads more weights than the L2 holds half of */
+  int owns_h, owns_c; /* a thread keeps those of its own rows apart from where all write theirs */
   int packs_late; /* weight_ih, panel by panel as its products come: one chunk */
   int64_t chunk; /* time steps in a chunk */
   int64_t depth; /* backward: most tokens in one chain of a sum over tokens */

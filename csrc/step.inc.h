@@ -9,7 +9,9 @@ typedef struct {
   const REAL *h_seen;      /* what the product sees of it, rows seen_pitch apart */
   const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
   int64_t h_pitch, seen_pitch, c_pitch;
-  REAL *h, *c;             /* (B, H); with a projection h is what goes into it */
+  REAL *h, *c;             /* (B, H); with a projection h is what goes into it; rows of c are c_row apart */
+  REAL *own_h;             /* h once more, rows own_pitch apart, where only this thread writes; or NULL */
+  int64_t c_row, own_pitch;
   REAL *gates;             /* (B, SAVED, H) or NULL */
   REAL *output;            /* (B, W): h, or what the second product makes */
   const REAL *middle;      /* of the second product: rows middle_pitch apart */
@@ -34,7 +36,7 @@ INLINE void NAME(forward_keep)(const NAME(forward_step) * s, const vec saved[4],
     c = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.c, at), vload_n(s->c_prev + b * s->c_pitch + unit, lanes),
                        c); /* (L26) */
   if (HAS_CELL_STATE)
-    vstore_n(s->c + at, c, lanes);
+    vstore_n(s->c + b * s->c_row + unit, c, lanes);
   if (SAVED && s->gates) {
     REAL *gates = s->gates + b * SAVED * s->H + unit;
     UNROLL for (int n = 0; n < SAVED; n++) vstore_n(gates + n * s->H, saved[n], lanes);
@@ -82,6 +84,8 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore(h, a);
   else
     vstore_n(h, a, lanes);
+  if (s->own_h)
+    vstore(s->own_h + b * s->own_pitch + block * LANES, a);
 }
 
 /* b + W_ih x of row b and a panel. */

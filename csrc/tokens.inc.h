@@ -1,21 +1,31 @@
 /* Everything that sums over the tokens of a chunk: dx, and the gradients of the parameters. */
 
-/* dst (rows, width) at columns of these panels: dz against packed weights, for dx (L19) and d_h_0 (L18). */
+/* Where rows of a product go: `count` of them one after the other, the next ones `step` rows further on. */
+typedef struct {
+  REAL *to;
+  int64_t count, step;
+} NAME(destination);
+
+/* Rows of `width` at columns of these panels: dz against packed weights, for dx (L19) and d_h_0 (L18). */
 NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
-                               range panels, const REAL *dz, int64_t rows, REAL *dst) {
+                               range panels, const REAL *dz, int64_t rows, NAME(destination) dst) {
   REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
   const int64_t H = job->p->H;
   for (int64_t n = panels.begin; n < panels.end; n++) {
     const int vecs = NAME(wide_vecs)(width, n);
     const int64_t column = n * WIDE_VECS * LANES, whole = WIDE_VECS * LANES * gates * H;
-    for (int64_t b = 0; b < rows;) {
+    REAL *to = dst.to + column;
+    for (int64_t b = 0, left = dst.count; b < rows;) {
       int block = (int)next_tile(rows - b, ROW_BLOCK);
       NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights,
                       n + 1 < panels.end ? weights + whole : weights, NULL, 0);
-      for (int r = 0; r < block; r++, b++)
+      for (int r = 0; r < block; r++, b++, to += width) {
         for (int v = 0; v < vecs; v++)
-          vstore_n(dst + b * width + column + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),
+          vstore_n(to + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),
                    (int)min_i64(LANES, width - column - v * LANES));
+        if (--left == 0)
+          left = dst.count, to += (dst.step - dst.count) * width;
+      }
     }
     weights += whole;
   }
@@ -97,7 +107,7 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
     if (p->lengths && t >= p->lengths[b])
       continue;
     int anew = is_reset(p, t, b);
-    rows->dz[n] = job->dz + at * job->pitch;
+    rows->dz[n] = NAME(dz_at)(job, t - t0, b);
     rows->x[n] = (const REAL *)p->x + t * of_x.step + b * of_x.row;
     rows->h_prev[n] = t && !anew        ? (const REAL *)p->output + (token - B) * W
                       : !anew && p->h_0 ? (const REAL *)p->h_0 + b * W
@@ -135,18 +145,19 @@ static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int
       memset(d_x + (valid - begin) * I, 0, (size_t)((stop - valid) * I) * sizeof(REAL));
     }
     NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch,
-                     valid - begin, d_x);
+                     valid - begin, (NAME(destination)){d_x, valid - begin, 0});
     begin = stop;
   }
 }
 
-/* The same of some batch rows, all steps of the chunk; without lengths. */
+/* The same of batch rows of one part, all of them or some, all steps of the chunk; without lengths. */
 static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
   const bptt_problem *p = job->p;
-  for (int64_t t = 0; t < steps; t++)
-    NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1),
-                     job->dz + (t * p->B + batch.begin) * job->pitch, batch.end - batch.begin,
-                     (REAL *)p->d_x + ((t0 + t) * p->B + batch.begin) * p->I);
+  const int64_t n = batch.end - batch.begin, cut = job->second_row;
+  const int64_t run = n == (batch.begin < cut ? cut : p->B - cut) ? steps : 1; /* steps on end */
+  for (int64_t t = 0; t < steps; t += run)
+    NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1), NAME(dz_at)(job, t, batch.begin),
+                     run * n, (NAME(destination)){(REAL *)p->d_x + ((t0 + t) * p->B + batch.begin) * p->I, n, p->B});
 }
 
 /* Whether the rows of weight_hh in a segment meet what goes into the second product, not h. (G26) */
@@ -273,7 +284,12 @@ NOINLINE void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int
   REAL *panel = job->ih + rank * job->own_panel;
   for (int64_t n = own.begin; n < own.end; n++) {
     NAME(pack_wide)(panel, p->weight_ih, p->H, MATRIX_GATES, p->I, (range){n, n + 1}, NAME(ih_rows));
-    NAME(dz_product)(job, panel, MATRIX_GATES, p->I, (range){n, n + 1}, job->dz, p->T * p->B, p->d_x);
+    for (int part = 0; part < 2; part++) {
+      const range rows = NAME(part_of)(job, share(p->B, 0, 1), part);
+      const int64_t count = rows.end - rows.begin;
+      NAME(dz_product)(job, panel, MATRIX_GATES, p->I, (range){n, n + 1}, NAME(dz_at)(job, 0, rows.begin), p->T * count,
+                       (NAME(destination)){(REAL *)p->d_x + rows.begin * p->I, count, p->B});
+    }
   }
 }
 

@@ -24,6 +24,8 @@ REGIMES = {
     "serial": (5, 3, 4, 10),
     "rows": (20, 64, 32, 64),
     "rows, odd": (15, 61, 13, 67),
+    "rows, few": (60, 9, 20, 41),
+    "rows, outputs beyond the L2": (800, 34, 6, 30),
     "rows, each with its own dx": (25, 53, 150, 240),
     "units forward, rows backward": (200, 5, 40, 130),
     "units, one row": (80, 1, 30, 400),
