@@ -102,8 +102,10 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     if (p->lengths)
       NAME(backward_past)(&s, (range){valid, rows.end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
-    if (split_units)
+    if (split_units) {
       stop = bptt_team_wait(team, rank);
+      bptt_team_fetch(s.dz, p->B * job->pitch * (int64_t)sizeof(REAL));
+    }
     if (stop)
       return 1;
     if (p->norms)

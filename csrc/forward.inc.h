@@ -286,6 +286,11 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   if (NAME(drops)(p))
     NAME(draw_dropout)(p, job->mask + rank * p->B * s.W, rows);
   double flops = 2.0 * MATRIX_GATES * (double)(units.end - units.begin) * (double)n * (double)(p->I + s.W);
+  const int64_t h_bytes = plan->split == BPTT_SPLIT_HIDDEN ? p->B * s.W * (int64_t)sizeof(REAL) : 0;
+  if (h_bytes) { /* a call before, or the caller, wrote them on one core */
+    bptt_team_fetch(p->h_0, p->h_0 ? h_bytes : 0);
+    bptt_team_fetch(p->x, p->T ? p->B * p->I * (int64_t)sizeof(REAL) : 0);
+  }
   for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
     int64_t t1 = min_i64(t0 + plan->chunk, p->T);
     if (plan->hoist && (t0 == 0 || !plan->fills))
@@ -317,6 +322,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
         if (plan->fills && t1 < p->T)
           NAME(input_part)(job, other_z, t1, min_i64(plan->chunk, p->T - t1), s.panels, (int)(t - t0), (int)(t1 - t0));
         stop = bptt_team_await(team, rank);
+        bptt_team_fetch(s.output, h_bytes);
       }
       if (stop)
         return;
