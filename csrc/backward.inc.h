@@ -133,41 +133,44 @@ static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team 
     NAME(pack_peephole)(job->peephole, p->weight_peephole, H, share(ceil_div(H, LANES), rank, team->size));
 }
 
-/* What step 0 hands to the initial h of row b, clipped. */
-static void NAME(clip_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t b) {
-  NAME(step_clip) clip = NAME(clip_at)(job, 0, b, 0);
-  for (int64_t unit = 0; unit < job->W; unit += LANES) {
-    int lanes = (int)min_i64(LANES, job->W - unit);
-    vstore_n(d_h_0 + unit, NAME(clipped)(&clip, BPTT_CLIP_HIDDEN, vload_n(d_h_0 + unit, lanes)), lanes);
+/* What step 0 hands to some units of the initial h of row b. */
+static void NAME(initial_row)(const NAME(backward_job) * job, REAL *d_h_0, int64_t b, range units) {
+  const bptt_problem *p = job->p;
+  const REAL *past = CARRIES_H ? NAME(carry_at)(job, b) : job->carry_h ? job->carry_h + b * job->W : NULL;
+  const NAME(step_clip) clip = NAME(clip_at)(job, 0, b, 0);
+  for (int64_t unit = units.begin; unit < units.end; unit += LANES) {
+    int lanes = (int)min_i64(LANES, units.end - unit);
+    vec d = vload_n(d_h_0 + unit, lanes);
+    if (job->mask)
+      d *= vload_n(job->mask + b * job->W + unit, lanes);
+    if (past)
+      d += vload_n(past + unit, lanes);
+    vstore_n(d_h_0 + unit, p->step_clip ? NAME(clipped)(&clip, BPTT_CLIP_HIDDEN, d) : d, lanes);
   }
 }
 
-/* d_h_0 and d_c_0 of rows of one part. dz holds step 0 in slot 0. */
-static void NAME(initial_gradients)(const NAME(backward_job) * job, range rows) {
+/* d_h_0 and d_c_0 of rows of one part: of their units those of these panels over W and H. dz holds step 0 in slot 0. */
+static void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
   const bptt_problem *p = job->p;
-  int64_t H = p->H, W = job->W, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
-  size_t row_bytes = (size_t)H * sizeof(REAL), h_bytes = (size_t)W * sizeof(REAL);
-  if (p->d_h_0) {
-    REAL *d_h_0 = p->d_h_0;
-    const REAL *past = CARRIES_H ? NAME(carry_at)(job, rows.begin) - rows.begin * W : job->carry_h;
-    NAME(dz_product)(job, job->hh, job->hh_gates, W, share(job->h_panels, 0, 1),
+  const int64_t H = p->H, W = job->W, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
+  const range units = NAME(wide_units)(W, h_panels), cells = NAME(wide_units)(H, panels);
+  const size_t h_bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
+               c_bytes = (size_t)(cells.end - cells.begin) * sizeof(REAL);
+  if (p->d_h_0)
+    NAME(dz_product)(job, NAME(wide_panel)(job->hh, h_panels.begin, job->hh_gates * H), job->hh_gates, W, h_panels,
                      NAME(dz_at)(job, 0, rows.begin) + HH_FIRST * H, valid - rows.begin,
-                     (NAME(destination)){d_h_0 + rows.begin * W, valid - rows.begin, 0});
-    for (int64_t n = rows.begin * W; job->mask && n < valid * W; n++)
-      d_h_0[n] *= job->mask[n];
-    for (int64_t n = rows.begin * W; past && n < valid * W; n++)
-      d_h_0[n] += past[n];
-    for (int64_t b = rows.begin; b < rows.end; b++)
-      if (b >= valid && p->d_h_n)
-        memcpy(d_h_0 + b * W, (const REAL *)p->d_h_n + b * W, h_bytes);
-      else if (b >= valid || is_reset(p, 0, b))
-        memset(d_h_0 + b * W, 0, h_bytes);
-      else if (p->step_clip)
-        NAME(clip_row)(job, d_h_0 + b * W, b);
+                     (NAME(destination)){(REAL *)p->d_h_0 + rows.begin * W, valid - rows.begin, 0});
+  for (int64_t b = rows.begin; b < rows.end; b++) {
+    REAL *d_h_0 = p->d_h_0 ? (REAL *)p->d_h_0 + b * W : NULL;
+    if (d_h_0 && b >= valid && p->d_h_n)
+      memcpy(d_h_0 + units.begin, (const REAL *)p->d_h_n + b * W + units.begin, h_bytes);
+    else if (d_h_0 && (b >= valid || is_reset(p, 0, b)))
+      memset(d_h_0 + units.begin, 0, h_bytes);
+    else if (d_h_0)
+      NAME(initial_row)(job, d_h_0, b, units);
+    if (p->d_c_0)
+      memcpy((REAL *)p->d_c_0 + b * H + cells.begin, NAME(carry_at)(job, b) + cells.begin, c_bytes);
   }
-  if (p->d_c_0 && rows.end > rows.begin)
-    memcpy((REAL *)p->d_c_0 + rows.begin * H, NAME(carry_at)(job, rows.begin),
-           (size_t)(rows.end - rows.begin) * row_bytes);
 }
 
 /* Zeros in place of sums over no tokens, and the second bias. */
@@ -207,19 +210,25 @@ static void NAME(zero_rows)(void *array, range rows, int64_t width) {
 }
 
 /* Before a block [begin, end): what comes from after it, and zeros for the steps from `start` on that it leaves out;
- * this thread's rows, or tokens. */
+ * this thread's rows, or tokens. What is carried at the units of its panels alone where those are what it has: no other
+ * thread touches them, nor waits (initial_gradients) before this one comes here again. */
 static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t start,
-                              int64_t begin, int64_t end) {
+                              int64_t begin, int64_t end, range panels, range h_panels) {
   const bptt_problem *p = job->p;
   range rows = share(p->B, rank, team->size), left_out = share((begin - start) * p->B, rank, team->size);
-  for (int64_t b = rows.begin; b < rows.end; b++) {
+  const range carried = job->plan.split == BPTT_SPLIT_HIDDEN ? share(p->B, 0, 1) : rows;
+  const range cells = NAME(wide_units)(p->H, panels), units = NAME(wide_units)(job->W, h_panels);
+  const size_t bytes = (size_t)(cells.end - cells.begin) * sizeof(REAL);
+  for (int64_t b = carried.begin; b < carried.end; b++) {
     int ends = (p->lengths ? p->lengths[b] : p->T) <= end; /* others come from a later block, and hand nothing on */
+    REAL *carry = NAME(carry_at)(job, b) + cells.begin;
     if (p->d_c_n && ends)
-      memcpy(NAME(carry_at)(job, b), (const REAL *)p->d_c_n + b * p->H, (size_t)p->H * sizeof(REAL));
+      memcpy(carry, (const REAL *)p->d_c_n + b * p->H + cells.begin, bytes);
     else
-      memset(NAME(carry_at)(job, b), 0, (size_t)p->H * sizeof(REAL));
+      memset(carry, 0, bytes);
+    if (job->carry_h)
+      memset(job->carry_h + b * job->W + units.begin, 0, (size_t)(units.end - units.begin) * sizeof(REAL));
   }
-  NAME(zero_rows)(job->carry_h, rows, job->W);
   left_out.begin += start * p->B, left_out.end += start * p->B;
   NAME(zero_rows)(p->d_x, left_out, p->I);
   NAME(zero_rows)(p->d_hidden, left_out, job->W);
@@ -306,7 +315,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     end = min_i64(start + every, p->T);
     int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
     int apart = start > 0 && end - begin > chunk && p->B > 0; /* more than one sum: the block's own come first */
-    NAME(enter_block)(job, team, rank, start, begin, end);
+    NAME(enter_block)(job, team, rank, start, begin, end, panels, h_panels);
     if (bptt_team_wait(team, rank))
       return;
     for (int64_t t1 = end, t0; t1 > begin; t1 = t0) {
@@ -349,7 +358,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     }
     if (begin == 0)
       for (int part = 0; part < 2; part++)
-        NAME(initial_gradients)(job, NAME(part_of)(job, share(p->B, rank, team->size), part));
+        NAME(initial_gradients)(job, NAME(part_of)(job, split_rows ? share(p->B, rank, team->size) : rows, part),
+                                h_panels, panels);
     NAME(leave_block)(job, team, rank, begin, end, start == 0, apart);
     start = end;
   } while (start < p->T);
