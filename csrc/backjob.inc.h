@@ -133,10 +133,14 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
    * 100,32,40,40 902 -> 835 us, 1000,50,1,20 3.97 -> 3.63 ms. */
   int parts = job.plan.split == BPTT_SPLIT_ROWS && job.plan.threads == 2 && !p->lengths;
   job.second_row = parts ? share(p->B, 1, 2).begin : p->B;
-  job.second_dz = (job.plan.chunk + 1) * job.second_row * job.pitch + APART / real;
-  job.second_carry = job.second_row * H + APART / real;
-  job.dz = arena_take(a, (job.plan.chunk + 1) * p->B * job.pitch + APART / real, real);
-  job.carry = arena_take(a, p->B * H + APART / real, real);
+  job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
+  (void)arena_take(a, 1, APART); /* what lies between the parts */
+  job.carry = arena_take(a, p->B, H * real);
+  (void)arena_take(a, 1, APART);
+  if (!a->overflow) {
+    job.second_dz = (job.plan.chunk + 1) * job.second_row * job.pitch + APART / real;
+    job.second_carry = job.second_row * H + APART / real;
+  }
   job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed_rows = max_i64(GATES * H, W);
   job.group_depth = job.plan.chunk * ceil_div(p->B, 2);

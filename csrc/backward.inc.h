@@ -300,9 +300,9 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
   int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
-  /* Then, and else if they fill a tile, each takes dx of its own rows before it waits for the others' dz. */
-  int own_rows =
-      split_rows && !job->own_panel && !p->lengths && (job->second_row < p->B || p->B >= WIDE_ROWS * team->size);
+  /* Then, and else if they are a part or fill a tile, each takes dx of its own rows before it waits for the others'. */
+  int own_rows = own_groups || (split_rows && !job->own_panel && !p->lengths &&
+                                (job->second_row < p->B || p->B >= WIDE_ROWS * team->size));
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);
@@ -322,8 +322,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
       t0 = max_i64(begin, t1 - chunk);
       for (int part = 0; part < 2; part++) {
         const range own = NAME(part_of)(job, rows, part);
-        if (part && own.begin == own.end)
-          break;
+        if (own.begin == own.end)
+          continue;
         if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, own, panels, h_panels))
           return;
         if (own_rows && p->d_x)

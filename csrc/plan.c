@@ -134,7 +134,7 @@ range share_rows(const bptt_problem *p, int rank, int size) {
 /* Whether threads keep c, or h, of their own apart. What two threads write lies side by side in the caller's arrays,
  * and what a core fetches ahead of its own last row takes lines from the other one, which writes them: 0.1 to 0.5 us a
  * step. Where outputs outgrow the L2, reading h again brings the lines for the next step, which many rows need more.
- * Figures: docs/performance.md. */
+ * Where units are split c alone can be kept, and one row alone gains by it. Figures: docs/performance.md. */
 static void plan_own(const bptt_problem *p, plan *chosen, int lanes, int size) {
   const int64_t each = ceil_div(p->B, max_i64(1, chosen->threads)), state = ceil_div(p->H, lanes) * lanes * size;
   const int keeps_c = p->cell == BPTT_LSTM && !p->cells;

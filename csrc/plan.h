@@ -139,7 +139,7 @@ typedef struct {
   int hoist; /* input product of a chunk of steps ahead of the recurrence, else fused with it */
   int fills; /* while a member waits for others it works on the input product of the next chunk */
   int outgrown; /* a step reads more weights than the L2 holds half of */
-  int owns_h, owns_c; /* a thread keeps those of its own rows apart from where all write theirs */
+  int owns_h, owns_c; /* a thread keeps its own apart from where all write theirs */
   int packs_late; /* weight_ih, panel by panel as its products come: one chunk */
   int64_t chunk; /* time steps in a chunk */
   int64_t depth; /* backward: most tokens in one chain of a sum over tokens */

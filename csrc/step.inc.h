@@ -5,7 +5,7 @@ typedef struct {
   int64_t I, H, W;
   const NAME(cell_weights) * w;
   const REAL *x;           /* (B, I) */
-  const REAL *h_prev;      /* rows h_pitch apart: W, or 0 for the one zero row that stands for a missing state */
+  const REAL *h_prev;      /* rows h_pitch apart; 0: the one zero row that stands for a missing state */
   const REAL *h_seen;      /* what the product sees of it, rows seen_pitch apart */
   const REAL *c_prev;      /* rows c_pitch apart; may be c itself */
   int64_t h_pitch, seen_pitch, c_pitch;

@@ -181,8 +181,7 @@ static void arrive(bptt_team *team, bptt_member *member, long long epoch) {
 }
 
 /* Whether to stop waiting is asked again after `sleepers` is raised: an arrival before that is seen here; one after it
- * sees the sleeper and changes `arrivals`, so that the futex does not sleep,
- * unless that one overlooks it. */
+ * changes `arrivals`, so that the futex does not sleep, if it sees the sleeper (arrive). */
 static void await(bptt_team *team, int rank, bptt_member *other, long long epoch) {
   int64_t start = 0;
   for (int spins = 0; atomic_load_explicit(&other->epoch, memory_order_acquire) < epoch; spins++) {

@@ -132,7 +132,7 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
   rows->count = n;
 }
 
-/* d_x of tokens [begin, end) of the chunk that starts at step t0. (L19) */
+/* d_x of tokens [begin, end) of the chunk that starts at step t0, where all rows are one part. (L19) */
 static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
   const bptt_problem *p = job->p;
   int64_t I = p->I, B = p->B, active = B;

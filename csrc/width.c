@@ -14,8 +14,9 @@ enum { ROUNDS = 1000, WINDOWS = 8 }; /* some 2 us a window */
 /* A core that has had no use for whole registers runs them slowly at first: timed at once, they looked no better than
  * halves in one process out of two, and 100,32,40,40 took 650 us in place of 410. */
 enum { WARM_NS = 500000 };
-/* Nothing makes whole registers look faster than they are, but much makes them look slower: halves have to be the
- * better ones each time. (Once, one process in a hundred took 1.5 times as long for all of its life.) */
+/* Nothing makes whole registers look faster than they are, but much makes them look slower: halves are chosen if they
+ * are still the better ones after so many (the first call then takes 3 ms). After one, a process in a hundred took 1.5
+ * times as long for all of its life. */
 enum { ATTEMPTS = 6 };
 
 static int64_t least_ns(int64_t (*multiply_adds)(int64_t rounds, double *sink), int64_t least) {

@@ -13,13 +13,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="wants a POSIX s
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wants /proc")
 LIMIT = 60  # seconds
 
-# One problem for each way to divide the work: serial, rows split, hidden units split with barriers.
+# One problem for each way to divide the work: serial, rows split (two threads have more than a tile each, or
+# less), hidden units split with barriers.
 COMMON = """
 import os, sys, time, threading
 import numpy as np
 import bptt
 
-SIZES = ((3, 2, 4, 5), (20, 48, 32, 64), (60, 1, 16, 400))
+SIZES = ((3, 2, 4, 5), (20, 48, 32, 64), (100, 16, 40, 40), (60, 1, 16, 400))
 
 class Case:
     def __init__(self, T, B, I, H):
@@ -30,7 +31,8 @@ class Case:
     def run(self):
         tape = self.layer.forward(self.x)
         gradients = self.layer.backward(tape, tape.output)
-        return b"".join(a.tobytes() for a in (self.engine(self.x)[0], tape.output, gradients.parameters.flat))
+        found = gradients.input, *gradients.state, gradients.parameters.flat
+        return b"".join(a.tobytes() for a in (self.engine(self.x)[0], tape.output, *found))
 
 cases = [Case(*sizes) for sizes in SIZES]
 with bptt.num_threads(1):
