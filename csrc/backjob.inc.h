@@ -130,7 +130,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.ih = p->d_x ? arena_take(a, in_ih, real) : NULL;
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   /* Else what a core fetches ahead of its own rows takes lines from the other, which writes them. Backward of
-   * 100,32,40,40 902 -> 835 us, 1000,50,1,20 3.97 -> 3.63 ms. */
+   * 100,32,40,40 907 -> 815 us, 1000,50,1,20 4.03 -> 3.63 ms. */
   int parts = job.plan.split == BPTT_SPLIT_ROWS && job.plan.threads == 2 && !p->lengths;
   job.second_row = parts ? share(p->B, 1, 2).begin : p->B;
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);

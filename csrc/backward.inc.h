@@ -209,14 +209,12 @@ static void NAME(zero_rows)(void *array, range rows, int64_t width) {
     memset((REAL *)array + rows.begin * width, 0, (size_t)((rows.end - rows.begin) * width) * sizeof(REAL));
 }
 
-/* Before a block [begin, end): what comes from after it, and zeros for the steps from `start` on that it leaves out;
- * this thread's rows, or tokens. What is carried at the units of its panels alone where those are what it has: no other
- * thread touches them, nor waits (initial_gradients) before this one comes here again. */
+/* Before a block [begin, end): what comes from after it, to those units of rows `carried` that this thread hands on,
+ * and zeros for the steps from `start` on that it leaves out, this thread's rows or tokens. */
 static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t start,
-                              int64_t begin, int64_t end, range panels, range h_panels) {
+                              int64_t begin, int64_t end, range carried, range panels, range h_panels) {
   const bptt_problem *p = job->p;
   range rows = share(p->B, rank, team->size), left_out = share((begin - start) * p->B, rank, team->size);
-  const range carried = job->plan.split == BPTT_SPLIT_HIDDEN ? share(p->B, 0, 1) : rows;
   const range cells = NAME(wide_units)(p->H, panels), units = NAME(wide_units)(job->W, h_panels);
   const size_t bytes = (size_t)(cells.end - cells.begin) * sizeof(REAL);
   for (int64_t b = carried.begin; b < carried.end; b++) {
@@ -295,6 +293,9 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
   range panels = split_rows ? share(job->panels, 0, 1) : share(job->panels, rank, team->size);
   range h_panels = split_rows ? share(job->h_panels, 0, 1) : share(job->h_panels, rank, team->size);
+  /* Rows in whose carried gradients, at its units, no other thread has a hand between two blocks: from the end of one
+   * (initial_gradients) to the next (enter_block) none waits for another. */
+  const range carried = split_rows ? share(p->B, rank, team->size) : rows;
   int64_t chunk = job->plan.chunk;
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
@@ -315,7 +316,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     end = min_i64(start + every, p->T);
     int64_t begin = p->truncate_every ? max_i64(start, end - p->truncate_depth) : 0;
     int apart = start > 0 && end - begin > chunk && p->B > 0; /* more than one sum: the block's own come first */
-    NAME(enter_block)(job, team, rank, start, begin, end, panels, h_panels);
+    NAME(enter_block)(job, team, rank, start, begin, end, carried, panels, h_panels);
     if (bptt_team_wait(team, rank))
       return;
     for (int64_t t1 = end, t0; t1 > begin; t1 = t0) {
@@ -342,11 +343,8 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
         NAME(chunk_products)(job, team, rank, t0, t1 - t0, sums, fresh);
       if (t0 > begin) { /* the chunk before starts from this one's first step */
         range mine = share(p->B, rank, team->size); /* of a thread that has its rows: those */
-        for (int part = 0; part < 2; part++) {
-          const range carry = NAME(part_of)(job, mine, part);
-          memcpy(NAME(dz_at)(job, chunk, carry.begin), NAME(dz_at)(job, 0, carry.begin),
-                 (size_t)((carry.end - carry.begin) * job->pitch) * sizeof(REAL));
-        }
+        for (int64_t b = mine.begin; b < mine.end; b++)
+          memcpy(NAME(dz_at)(job, chunk, b), NAME(dz_at)(job, 0, b), (size_t)job->pitch * sizeof(REAL));
       }
       double flops =
           4.0 * MATRIX_GATES * (double)p->H * (double)(p->I + p->H) * (double)((t1 - t0) * p->B) / team->size;
@@ -358,8 +356,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
     }
     if (begin == 0)
       for (int part = 0; part < 2; part++)
-        NAME(initial_gradients)(job, NAME(part_of)(job, split_rows ? share(p->B, rank, team->size) : rows, part),
-                                h_panels, panels);
+        NAME(initial_gradients)(job, NAME(part_of)(job, carried, part), h_panels, panels);
     NAME(leave_block)(job, team, rank, begin, end, start == 0, apart);
     start = end;
   } while (start < p->T);
