@@ -155,15 +155,17 @@ bptt_status bptt_pack(const bptt_problem *p, void *packed);
 bptt_status bptt_forward(const bptt_problem *p);
 bptt_status bptt_backward(const bptt_problem *p);
 
-/* Moves numbers: to[t, b, n] = from[t', b, n] * scale[t, b, n], or that added to what is there. Steps and rows may lie
- * apart; `to` may be `from` where t' = t. */
+/* Moves numbers: to[t, b', n] = from[t', b", n] * scale[t, b, n], or that added to what is there. Steps and rows may
+ * lie apart; `to` may be `from` where t' = t and rows keep their places. */
 typedef struct {
   int64_t T, B, N;
   int32_t kind; /* bptt_dtype of float arrays; or BPTT_COUNTS: int64, without scale */
   int32_t threads; /* at most this many */
   int32_t add; /* 1: added to `to` */
-  int32_t turned; /* 1: t' = T-1-t; with lengths, lengths[b]-1-t before the end of a row and t past it */
-  const int64_t *lengths; /* (B) or NULL */
+  int32_t turned; /* 1: t' = T-1-t, or lengths[b]-1-t where there are lengths */
+  int32_t back; /* 1: b' = order[b], b" = b; 0: b' = b, b" = order[b] */
+  const int64_t *lengths; /* (B) or NULL; past them nothing is read, and zeros are moved */
+  const int64_t *order; /* (B), each row once; or NULL: b' = b" = b */
   void *to;
   const void *from; /* or NULL: zeros */
   const void *scale; /* or NULL: ones */

@@ -59,9 +59,11 @@ static const int64_t EACH = 1 << 15; /* numbers that are worth a thread: some 10
   static void move_##REAL(const bptt_move *m, range tokens, range numbers) {                                           \
     int64_t first = numbers.begin, n = numbers.end - numbers.begin, t = m->B ? tokens.begin / m->B : 0;                \
     for (int64_t token = tokens.begin, b = tokens.begin - t * m->B; token < tokens.end; token++) {                     \
-      int64_t source = !m->turned ? t : !m->lengths ? m->T - 1 - t : t < m->lengths[b] ? m->lengths[b] - 1 - t : t;    \
-      REAL *to = (REAL *)m->to + t * m->to_step + b * m->to_row + first;                                               \
-      const REAL *from = m->from ? (const REAL *)m->from + source * m->from_step + b * m->from_row + first : NULL;     \
+      int64_t end = m->lengths ? m->lengths[b] : m->T, source = m->turned ? end - 1 - t : t;                           \
+      int64_t to_b = m->order && m->back ? m->order[b] : b, from_b = m->order && !m->back ? m->order[b] : b;           \
+      int some = m->from && t < end;                                                                                   \
+      REAL *to = (REAL *)m->to + t * m->to_step + to_b * m->to_row + first;                                            \
+      const REAL *from = some ? (const REAL *)m->from + source * m->from_step + from_b * m->from_row + first : NULL;   \
       const REAL *scale = m->scale ? (const REAL *)m->scale + t * m->scale_step + b * m->scale_row + first : NULL;     \
       move_row_##REAL(m, n, to, from, scale);                                                                          \
       if (++b == m->B)                                                                                                 \
@@ -73,10 +75,17 @@ MOVE_ROW(double)
 MOVE_ROW(int64_t)
 
 static void move_member(const bptt_move *m, int rank, int size) {
+  void (*run)(const bptt_move *, range, range) = m->kind == BPTT_F32   ? move_float
+                                                 : m->kind == BPTT_F64 ? move_double
+                                                                       : move_int64_t;
+  if (m->lengths && m->T >= size) { /* steps in turn, as the later ones have less to move */
+    for (int64_t t = rank; t < m->T; t += size)
+      run(m, (range){t * m->B, (t + 1) * m->B}, share(m->N, 0, 1));
+    return;
+  }
   int by_tokens = m->T * m->B >= size;
-  range tokens = share(m->T * m->B, by_tokens ? rank : 0, by_tokens ? size : 1);
-  range numbers = share(m->N, by_tokens ? 0 : rank, by_tokens ? 1 : size);
-  (m->kind == BPTT_F32 ? move_float : m->kind == BPTT_F64 ? move_double : move_int64_t)(m, tokens, numbers);
+  run(m, share(m->T * m->B, by_tokens ? rank : 0, by_tokens ? size : 1),
+      share(m->N, by_tokens ? 0 : rank, by_tokens ? 1 : size));
 }
 
 static bptt_status check_move(const bptt_move *m) {
@@ -89,8 +98,9 @@ static bptt_status check_move(const bptt_move *m) {
   if (m->kind < BPTT_F32 || m->kind > BPTT_COUNTS || m->threads < 1 || (numbers && !m->to) ||
       (m->kind == BPTT_COUNTS && m->scale))
     return BPTT_BAD_ARGUMENT;
-  for (int64_t b = 0; m->turned && m->lengths && b < m->B; b++)
-    if (m->lengths[b] < 0 || m->lengths[b] > m->T)
+  for (int64_t b = 0; b < m->B; b++)
+    if ((m->lengths && (m->lengths[b] < 0 || m->lengths[b] > m->T)) ||
+        (m->order && (m->order[b] < 0 || m->order[b] >= m->B)))
       return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }

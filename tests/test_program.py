@@ -13,22 +13,33 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize("shape", [(4, 3, 5), (1, 1, 70_000), (300, 40, 16), (1, 4, 1), (0, 2, 3), (3, 0, 2)])
 def test_moves_are_those_of_the_specification(shape, dtype, threads):
-    """Whole arrays and parts of wider ones; with lengths, scale, turned, added up, from nothing."""
+    """Whole arrays and parts of wider ones; lengths, scale, turned, added up, from nothing, in order."""
     T, B, N = shape
     draw = lambda: (RNG.standard_normal((T, B, N + 3)) * 100).astype(dtype)  # noqa: E731
     lengths = np.sort(RNG.integers(0, T + 1, B))[::-1].astype(np.int64)
-    inner = slice(2, 2 + N)
+    inner, shuffled = slice(2, 2 + N), RNG.permutation(B)
     for scale in [None] if dtype is np.int64 else [None, draw()[..., inner]]:
         for turned in (False, True):
             for spans in (None, lengths):
                 for add in (False, True):
                     for source in (None, draw()[..., inner], np.ascontiguousarray(draw()[..., inner])):
-                        to = draw()
-                        expected = to.copy()
-                        how = (source, scale, spans, turned, add)
-                        _reference_core.run(_reference_core.move(1, expected[..., inner], *how))
-                        _core.run(_core.move(threads, to[..., inner], *how))
-                        np.testing.assert_array_equal(to, expected, strict=True)
+                        for order, back in ((None, False), (shuffled, False), (shuffled, True)):
+                            to = draw()
+                            expected = to.copy()
+                            how = (source, scale, spans, turned, add, order, back)
+                            _reference_core.run(_reference_core.move(1, expected[..., inner], *how))
+                            _core.run(_core.move(threads, to[..., inner], *how))
+                            np.testing.assert_array_equal(to, expected, strict=True)
+
+
+def test_a_move_reads_nothing_past_the_lengths():
+    source, lengths, order = np.full((5, 3, 2), np.nan), np.array([4, 2, 0]), np.array([2, 0, 1])
+    for b, length in enumerate(lengths):
+        source[:length, order[b]] = 1 + b
+    to = np.full((5, 3, 2), 7.0)
+    _core.run(_core.move(2, to, source, None, lengths, True, False, order))
+    expected = np.where(np.arange(5)[:, None] < lengths, [1, 2, 3], 0)
+    np.testing.assert_array_equal(to, np.stack([expected, expected], -1))
 
 
 def test_a_move_in_place():
@@ -53,6 +64,7 @@ def test_bad_moves_raise():
         ((good, good.tolist()), TypeError, "^source: expected an ndarray, got list"),
         ((good, good, good.T), ValueError, "^scale: expected shape"),
         ((good, good, None, np.zeros(3, np.int64)), ValueError, "^lengths: expected 2 contiguous elements"),
+        ((good, good, None, None, False, False, flat), TypeError, "^order: expected int64"),
     ):
         with pytest.raises(error, match=message):
             _core.move(1, *arguments)

@@ -41,7 +41,7 @@ def backward(
         Rows and steps as the user's.
     """
     course, D, program = kept.course, layout.directions, Program(core, layout)
-    errors = (course.sorted(d_output), course.sorted(d_h_n), course.sorted(d_c_n))
+    errors = (course.sorted_steps(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
     T, B = kept.inputs[0].shape[:2]
     if not B:  # there is nothing to walk through, in blocks or not
         parameters.flat[...] = 0
@@ -53,13 +53,15 @@ def backward(
     if once == T:
         found = new_slopes(layout, kept, T, wanted)
         add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
+        d_x = course.unsorted_steps(program, found.x)
         program.run()
+        found = found._replace(x=d_x)
     else:
         found = through_blocks(program, weights, kept, *errors, parameters, wanted, once)
     if course is ALL_STEPS and (D == 1 or not (wanted.steps or wanted.norms)):
         return found
     return Slopes(
-        course.unsorted(found.x),
+        found.x,
         course.unsorted(found.h_0),
         course.unsorted(found.c_0),
         in_order(found.hidden, D, course),
@@ -104,7 +106,7 @@ def through_blocks(
 ) -> Slopes:
     """Truncated: errors injected in each block of k1 steps flow back k2 steps from its end.
 
-    The blocks of the first `once` steps are walked by one call.
+    The blocks of the first `once` steps are walked by one call. Returns slopes, those of x as its rows came.
     """
     assert wanted.truncate is not None
     layout, core, (every, depth) = program.layout, program.core, wanted.truncate
@@ -139,6 +141,7 @@ def through_blocks(
         if not whole:
             program.move(parameters.flat[None, None], block_parameters.flat[None, None], add=True)
             add_slopes(program, total, found, begin, end)
+    total = total._replace(x=kept.course.unsorted_steps(program, total.x))
     program.run()
     if wanted.norms:
         of_hidden = core.row_norms(get_num_threads(), total.hidden)

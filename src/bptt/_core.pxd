@@ -70,8 +70,9 @@ cdef extern from "bptt.h" nogil:
     bptt_status bptt_pack(const bptt_problem *, void *)
     ctypedef struct bptt_move:
         int64_t T, B, N, to_step, to_row, from_step, from_row, scale_step, scale_row
-        int32_t kind, threads, add, turned
+        int32_t kind, threads, add, turned, back
         const int64_t *lengths
+        const int64_t *order
         void *to
         void *source "from"
         void *scale

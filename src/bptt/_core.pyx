@@ -201,10 +201,13 @@ cdef class Move:
         raise TypeError("Move objects are made by move()")
 
 
-def move(int threads, to not None, source=None, scale=None, lengths=None, bint turned=False, bint add=False):
+def move(int threads, to not None, source=None, scale=None, lengths=None, bint turned=False, bint add=False,
+         order=None, bint back=False):
     """Return the move of `source` (T,B,N), or zeros, times `scale` (T,B,N), to the array `to` (T,B,N), or onto it.
 
-    Turned, steps come from the last to the first, inside the lengths (B,) of rows if they are given.
+    Past the lengths (B,) of rows, if they are given, nothing is read and zeros are moved. Turned, steps come from the
+    last to the first, inside the lengths. With an order (B,) row order[b] of the source goes to row b; `back`: row b
+    to row order[b]. Lengths and scale are those of row b.
     """
     cdef Move moved = Move.__new__(Move)
     cdef bptt_move *m = &moved.m
@@ -220,7 +223,8 @@ def move(int threads, to not None, source=None, scale=None, lengths=None, bint t
     m.source = take_rows(source, num, m.T, m.B, m.N, "source", &m.from_step, &m.from_row)
     m.scale = take_rows(scale, num, m.T, m.B, m.N, "scale", &m.scale_step, &m.scale_row)
     m.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, m.B, "lengths")
-    moved.held = to, source, scale, lengths
+    m.order, m.back = <const int64_t *>take_as(order, cnp.NPY_INT64, m.B, "order"), back
+    moved.held = to, source, scale, lengths, order
     return moved
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ._check import Layout
 from ._memory import empty
+from ._program import Program
 
 __all__ = ["ALL_STEPS", "Course", "course_of", "cut", "in_order"]
 
@@ -50,6 +51,30 @@ class Course(NamedTuple):
         return np.take(array, self.order, 1)
 
     @overload
+    def sorted_steps(self, program: Program, array: Array) -> Array: ...
+    @overload
+    def sorted_steps(self, program: Program, array: None) -> None: ...
+    def sorted_steps(self, program: Program, array: Array | None) -> Array | None:
+        """Return a sequence (T, B, N), rows as they run, zeros past their ends; filled by `program`."""
+        if array is None or self.order is None:
+            return array
+        to = empty(array.shape, array.dtype)
+        program.move(to, array, order=self.order, lengths=self.lengths)
+        return to
+
+    @overload
+    def unsorted_steps(self, program: Program, array: Array) -> Array: ...
+    @overload
+    def unsorted_steps(self, program: Program, array: None) -> None: ...
+    def unsorted_steps(self, program: Program, array: Array | None) -> Array | None:
+        """Return a sequence (T, B, N), rows as they came, zeros past their ends; filled by `program`."""
+        if array is None or self.order is None:
+            return array
+        to = empty(array.shape, array.dtype)
+        program.move(to, array, order=self.order, back=True, lengths=self.lengths)
+        return to
+
+    @overload
     def unsorted(self, array: Array, axis: int = 1) -> Array: ...
     @overload
     def unsorted(self, array: None, axis: int = 1) -> None: ...
@@ -78,7 +103,7 @@ def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched
     order = mirror = None
     if lengths is not None:
         if (lengths[1:] > lengths[:-1]).any():
-            order = np.argsort(-lengths, kind="stable")
+            order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
             lengths = lengths[order]
         if directions == 2:
             t = np.arange(T)[:, None]

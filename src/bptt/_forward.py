@@ -60,8 +60,9 @@ def infer(
     h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
-    states = course.sorted(h_0), course.sorted(c_0)
-    return through_layers(core, layout, weights, packs, course.sorted(x), *states, course, None)
+    program, states = Program(core, layout), (course.sorted(h_0), course.sorted(c_0))
+    given = course.sorted_steps(program, x), *states
+    return through_layers(program, weights, packs, *given, course, None)
 
 
 def forward(
@@ -90,15 +91,15 @@ def forward(
     elif saved:
         cells = empty((N, T, B, H), dtype) if has_c else None
         gates = empty((N, T, B, saved, H), dtype)
-    x, h_0, c_0 = course.sorted(x), course.sorted(h_0), course.sorted(c_0)
+    program = Program(core, layout)
+    x, h_0, c_0 = course.sorted_steps(program, x), course.sorted(h_0), course.sorted(c_0)
     inputs = [x, *new_inputs(layout, hidden, masks)] if layout.layers > 1 else [x]
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
-    return *through_layers(core, layout, weights, None, x, h_0, c_0, course, kept), kept
+    return *through_layers(program, weights, None, x, h_0, c_0, course, kept), kept
 
 
 def through_layers(
-    core: Any,
-    layout: Layout,
+    program: Program,
     weights: Sequence[Weights] | None,
     packs: Sequence[Any] | None,
     x: Array,
@@ -107,9 +108,12 @@ def through_layers(
     course: Course,
     kept: Kept | None,
 ) -> tuple[Array, Array, Array | None]:
-    """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does."""
-    T, B, _ = x.shape
-    program, (h_n, c_n) = Program(core, layout), states_of(layout, B)
+    """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does.
+
+    What `program` holds already comes first.
+    """
+    layout, (T, B, _) = program.layout, x.shape
+    h_n, c_n = states_of(layout, B)
     D, P, last = layout.directions, layout.width, layout.layers - 1
     output = kept.hidden[last] if kept and D == 1 else empty((T, B, D * P), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
@@ -120,8 +124,9 @@ def through_layers(
             add_waves(onward, pieces)
         else:
             add_layers(onward)
-        program.run()
-    return course.unsorted(output), course.unsorted(h_n), course.unsorted(c_n)
+    output = course.unsorted_steps(program, output)
+    program.run()
+    return output, course.unsorted(h_n), course.unsorted(c_n)
 
 
 class Onward(NamedTuple):

@@ -60,12 +60,16 @@ class Program:
         lengths: Array | None = None,
         turned: bool = False,
         add: bool = False,
+        order: Array | None = None,
+        back: bool = False,
     ) -> None:
         """Add the move of `source` (T, B, N), or zeros, times `scale`, to the array `to`, or onto it.
 
-        Turned, the steps come from the last to the first, inside the lengths of rows if there are any.
+        Past the lengths of rows, if there are any, zeros are moved. Turned, the steps come from the last to
+        the first, inside the lengths. With an order row order[b] of the source goes to row b; `back`: row b
+        to row order[b].
         """
-        self._add(self.core.move(self.threads, to, source, scale, lengths, turned, add))
+        self._add(self.core.move(self.threads, to, source, scale, lengths, turned, add, order, back))
 
     def run(self) -> None:
         """Run the stages that there are, and forget them."""

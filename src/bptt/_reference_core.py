@@ -209,21 +209,30 @@ def move(
     lengths: Array | None = None,
     turned: bool = False,
     add: bool = False,
+    order: Array | None = None,
+    back: bool = False,
 ) -> Callable[[], None]:
     """Return the move of `source` (T,B,N), or zeros, times `scale`, to the array `to` (T,B,N), or onto it.
 
-    Turned, steps come from the last to the first, inside the lengths (B,) of rows if they are given.
+    Past the lengths (B,) of rows, if they are given, zeros are moved. Turned, steps come from the last to the
+    first, inside the lengths. With an order (B,) row order[b] of the source goes to row b; `back`: row b to
+    row order[b]. Lengths and scale are those of row b.
     """
 
     def carry_out() -> None:
         moved = np.zeros_like(to) if source is None else source
+        if order is not None and not back:
+            moved = moved[:, order]
+        T = len(to)
+        t = np.arange(T)[:, None]
+        ends = T if lengths is None else lengths
         if turned:
-            T = len(to)
-            t = np.arange(T)[:, None]
-            ends = T if lengths is None else lengths
             moved = np.take_along_axis(moved, np.where(t < ends, ends - 1 - t, t)[..., None], 0)
         moved = moved if scale is None else moved * scale
-        to[...] = to + moved if add else moved
+        if lengths is not None:
+            moved = np.where((t < lengths)[..., None], moved, moved.dtype.type(0))
+        rows = order if order is not None and back else slice(None)
+        to[:, rows] = to[:, rows] + moved if add else moved
 
     return carry_out
 

@@ -26,30 +26,32 @@ static float *numbers(int64_t count, int filled) {
 
 enum { STEPS = 7, ROWS = 5, UNITS = 6, PITCH = 9 };
 
-static void check_move(int turned, int with_lengths, int scaled, int add, int with_source, int threads) {
-  const int64_t lengths[ROWS] = {7, 3, 0, 7, 1};
+static void check_move(int turned, int with_lengths, int scaled, int add, int with_source, int places, int threads) {
+  const int64_t lengths[ROWS] = {7, 3, 0, 7, 1}, order[ROWS] = {3, 0, 4, 2, 1};
   float *to = numbers(STEPS * ROWS * PITCH, 1), *from = numbers(STEPS * ROWS * UNITS, 1);
   float *scale = numbers(STEPS * ROWS * UNITS, 1), *expected = numbers(STEPS * ROWS * PITCH, 0);
   memcpy(expected, to, STEPS * ROWS * PITCH * sizeof *to);
   for (int t = 0; t < STEPS; t++)
     for (int b = 0; b < ROWS; b++)
       for (int n = 0; n < UNITS; n++) {
-        int source = !turned ? t : !with_lengths ? STEPS - 1 - t : t < lengths[b] ? (int)lengths[b] - 1 - t : t;
-        float moved = with_source ? from[(source * ROWS + b) * UNITS + n] : 0;
-        if (with_source && scaled)
+        int end = with_lengths ? (int)lengths[b] : STEPS, source = turned ? end - 1 - t : t;
+        int to_b = places == 2 ? (int)order[b] : b, from_b = places == 1 ? (int)order[b] : b;
+        float moved = with_source && t < end ? from[(source * ROWS + from_b) * UNITS + n] : 0;
+        if (with_source && scaled && t < end)
           moved *= scale[(t * ROWS + b) * UNITS + n];
-        float *target = &expected[(t * ROWS + b) * PITCH + 2 + n];
+        float *target = &expected[(t * ROWS + to_b) * PITCH + 2 + n];
         *target = add ? *target + moved : moved;
       }
   bptt_move m = {.T = STEPS, .B = ROWS, .N = UNITS, .kind = BPTT_F32, .threads = threads, .add = add, .turned = turned};
-  m.lengths = with_lengths ? lengths : NULL;
+  m.lengths = with_lengths ? lengths : NULL, m.order = places ? order : NULL, m.back = places == 2;
   m.to = to + 2, m.to_step = ROWS * PITCH, m.to_row = PITCH;
   m.from = with_source ? from : NULL, m.from_step = ROWS * UNITS, m.from_row = UNITS;
   m.scale = scaled ? scale : NULL, m.scale_step = ROWS * UNITS, m.scale_row = UNITS;
   bptt_stage stage = {.op = BPTT_MOVE, .move = &m};
   EXPECT(bptt_run(&stage, 1, NULL, NULL) == BPTT_OK, "a move runs");
-  EXPECT(!memcmp(to, expected, STEPS * ROWS * PITCH * sizeof *to), "turned %d lengths %d scaled %d add %d source %d",
-         turned, with_lengths, scaled, add, with_source);
+  EXPECT(!memcmp(to, expected, STEPS * ROWS * PITCH * sizeof *to),
+         "turned %d lengths %d scaled %d add %d source %d places %d", turned, with_lengths, scaled, add, with_source,
+         places);
   EXPECT(!blocks_damaged(), "nothing outside is written");
   blocks_free();
 }
@@ -158,9 +160,10 @@ static void check_refused(void) {
   s.p[0].workspace = workspace(&s.p[0], BPTT_FORWARD, &s.p[0].workspace_bytes);
   bptt_move move = {.T = 1, .B = 1, .N = 4, .threads = 1, .to = output, .from = before + 4};
   bptt_move no_target = move, no_thread = move, negative = move, kind = move, scaled = move, past = move;
-  const int64_t too_long = 2;
+  bptt_move elsewhere = move;
+  const int64_t too_long = 2, no_row = 1;
   no_target.to = NULL, no_thread.threads = 0, negative.N = -1, kind.kind = 3;
-  scaled.kind = BPTT_COUNTS, scaled.scale = before, past.turned = 1, past.lengths = &too_long;
+  scaled.kind = BPTT_COUNTS, scaled.scale = before, past.lengths = &too_long, elsewhere.order = &no_row;
   const bptt_stage good = {.op = BPTT_MOVE, .move = &move};
   const bptt_stage bad[] = {{.op = BPTT_PACK, .first = &s.p[0]},
                             {.op = BPTT_FORWARD},
@@ -173,7 +176,8 @@ static void check_refused(void) {
                             {.op = BPTT_MOVE, .move = &negative},
                             {.op = BPTT_MOVE, .move = &kind},
                             {.op = BPTT_MOVE, .move = &scaled},
-                            {.op = BPTT_MOVE, .move = &past}};
+                            {.op = BPTT_MOVE, .move = &past},
+                            {.op = BPTT_MOVE, .move = &elsewhere}};
   for (size_t n = 0; n < sizeof bad / sizeof bad[0]; n++) {
     const bptt_stage stages[] = {good, bad[n]};
     EXPECT(bptt_run(&bad[n], 1, NULL, NULL) != BPTT_OK, "stage %d alone", (int)n);
@@ -228,8 +232,8 @@ static void check_workspaces(void) {
 
 int main(void) {
   check_workspaces();
-  for (int n = 0; n < 64; n++)
-    check_move(n & 1, n >> 1 & 1, n >> 2 & 1, n >> 3 & 1, n >> 4 & 1, 1 + (n >> 5));
+  for (int n = 0; n < 192; n++)
+    check_move(n & 1, n >> 1 & 1, n >> 2 & 1, n >> 3 & 1, n >> 4 & 1, n >> 6, 1 + (n >> 5 & 1));
   for (int threads = 1; threads <= 3; threads++) {
     check_long_row(threads);
     for (int split = BPTT_SPLIT_AUTO; split <= BPTT_SPLIT_HIDDEN; split++)

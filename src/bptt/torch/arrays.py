@@ -18,6 +18,7 @@ from .._check import contiguous
 from .._course import ALL_STEPS, Course
 from .._kept import Kept, Slopes, Wanted
 from .._memory import array_at
+from .._program import Program
 from ..parameters import Parameters, Weights
 from .plan import Plan, plan_of
 
@@ -171,11 +172,13 @@ def backward(
     plan, parts, course = ready[:3]
     layout = plan.layout
     drawn = draws_of(masks, seeds, course)
-    first, h, c = course.sorted(memory(x)), course.sorted(memory(h_0)), course.sorted(memory(c_0))
-    steps = course.sorted(memory(output))[None] if layout.parts == 1 else memory(hidden)
+    core = _backend.core()
+    program, h, c = Program(core, layout), course.sorted(memory(h_0)), course.sorted(memory(c_0))
+    first = course.sorted_steps(program, memory(x))
+    steps = course.sorted_steps(program, memory(output))[None] if layout.parts == 1 else memory(hidden)
+    program.run()
     assert steps is not None
     has_c, saved = layout.has_cell_state, memory(gates) if layout.saved else None
-    core = _backend.core()
     inputs = _forward.inputs_of(core, layout, first, steps, drawn[0], course)
     kept = Kept(inputs, h, c, steps, memory(cells) if has_c else None, saved, *drawn, course)
     errors = memory(d_output), memory(d_h_n), memory(d_c_n) if has_c else None
