@@ -69,6 +69,7 @@ typedef struct {
   REAL *middle; /* (B, H): what goes into the projection */
   REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
+  REAL *x; /* the inputs of their tokens, all threads, one after the other; or NULL: where they are given */
   REAL *own; /* own_states of all threads; or NULL */
   int64_t own_pitch;
 } NAME(forward_job);
@@ -102,12 +103,49 @@ static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t pane
   return job->w.ih + min_i64(panel, job->w.panels - 1) * job->p->I * NAME(IH_VECS) * LANES;
 }
 
-/* The input product of steps t .. t+steps-1 for this thread's rows and panels. */
-NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t t, int64_t steps, range rows,
-                                range panels) {
+/* Tokens of steps [t0, t1) of some rows: those not past their length. */
+typedef struct {
+  int64_t t0, t1, tokens;
+} NAME(chunk);
+
+/* The chunk from step t on: as many steps as there is room for. */
+static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, range rows) {
   const bptt_problem *p = job->p;
-  const REAL *x = (const REAL *)p->x + (t * p->B + rows.begin) * p->I;
-  const int64_t n = rows.end - rows.begin, valid = valid_rows(p, t, rows);
+  const int64_t n = rows.end - rows.begin, most = job->plan.chunk * n;
+  NAME(chunk) found = {t, min_i64(t + job->plan.chunk, p->T), 0};
+  if (!job->x) {
+    found.tokens = (found.t1 - t) * n;
+    return found;
+  }
+  int64_t next = valid_rows(p, t, rows);
+  do {
+    found.tokens += next;
+    next = ++t < p->T ? valid_rows(p, t, (range){rows.begin, rows.begin + next}) : 0;
+  } while (t < p->T && found.tokens + next <= most);
+  found.t1 = t;
+  return found;
+}
+
+/* Its inputs, part `rank` of `size`, one token after the other. Without gaps all tiles are full, however many rows a
+ * step has. */
+static void NAME(gather_inputs)(const NAME(forward_job) * job, const NAME(chunk) * chunk, range rows, REAL *to,
+                                int rank, int size) {
+  const bptt_problem *p = job->p;
+  for (int64_t t = chunk->t0; t < chunk->t1; t++) {
+    const int64_t valid = valid_rows(p, t, rows);
+    const range own = share(valid, rank, size);
+    memcpy(to + own.begin * p->I, (const REAL *)p->x + (t * p->B + rows.begin + own.begin) * p->I,
+           (size_t)((own.end - own.begin) * p->I) * sizeof(REAL));
+    to += valid * p->I;
+  }
+}
+
+/* The input product of a chunk for this thread's rows and panels. */
+NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, const NAME(chunk) * chunk, const REAL *gathered,
+                                range rows, range panels) {
+  const bptt_problem *p = job->p;
+  const int64_t n = rows.end - rows.begin, steps = chunk->t1 - chunk->t0;
+  const REAL *x = gathered ? gathered : (const REAL *)p->x + (chunk->t0 * p->B + rows.begin) * p->I;
   for (int64_t panel = panels.begin; panel < panels.end; panel++) {
     const int vecs = NAME(forward_vecs)(p->H, panel), unit = vecs * LANES;
     const REAL *ih = NAME(input_panel)(job, panel), *next = NAME(input_panel)(job, panel + 1);
@@ -116,16 +154,14 @@ NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, int64_t 
       if (!job->w.tail || panel < job->w.panels - 1) /* the tail is there */
         NAME(pack_input)(p, panel, (REAL *)ih);
     }
-    if (n == p->B && !p->lengths) {
-      NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, ih, next, steps * n);
-    } else if (valid < TILE_ROWS / 2) { /* few rows a step: tiles along time */
-      for (int64_t b = 0; b < valid; b++)
-        NAME(input_run)(&job->w, vecs, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, panel, ih, next,
-                        p->lengths ? min_i64(steps, p->lengths[rows.begin + b] - t) : steps);
+    if (n == p->B || gathered) {
+      NAME(input_run)(&job->w, vecs, p->I, x, p->I, z, unit, panel, ih, next, chunk->tokens);
+    } else if (n < TILE_ROWS / 2) { /* few rows a step: tiles along time */
+      for (int64_t b = 0; b < n; b++)
+        NAME(input_run)(&job->w, vecs, p->I, x + b * p->I, p->B * p->I, z + b * unit, n * unit, panel, ih, next, steps);
     } else {
       for (int64_t s = 0; s < steps; s++)
-        NAME(input_run)(&job->w, vecs, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, panel, ih, next,
-                        valid_rows(p, t + s, rows));
+        NAME(input_run)(&job->w, vecs, p->I, x + s * p->B * p->I, p->I, z + s * n * unit, unit, panel, ih, next, n);
     }
     z += job->plan.chunk * n * unit;
   }
@@ -291,19 +327,27 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
     bptt_team_fetch(p->h_0, p->h_0 ? h_bytes : 0);
     bptt_team_fetch(p->x, p->T ? p->B * p->I * (int64_t)sizeof(REAL) : 0);
   }
-  for (int64_t t0 = 0; t0 < p->T; t0 += plan->chunk) {
-    int64_t t1 = min_i64(t0 + plan->chunk, p->T);
+  REAL *gathered = job->x && split_rows ? job->x + rows.begin * plan->chunk * p->I : job->x;
+  for (int64_t t0 = 0, t1; t0 < p->T; t0 = t1) {
+    const NAME(chunk) chunk = NAME(chunk_from)(job, t0, rows);
+    t1 = chunk.t1;
+    if (gathered) {
+      NAME(gather_inputs)(job, &chunk, rows, gathered, split_rows ? 0 : rank, split_rows ? 1 : team->size);
+      if (!split_rows && bptt_team_wait(team, rank))
+        return;
+    }
     if (plan->hoist && (t0 == 0 || !plan->fills))
-      NAME(input_chunk)(job, z, t0, t1 - t0, rows, s.panels);
-    for (int64_t t = t0; t < t1; t++) {
+      NAME(input_chunk)(job, z, &chunk, gathered, rows, s.panels);
+    for (int64_t t = t0, done = 0; t < t1; t++) {
       NAME(forward_bind)(job, &own, &s, t);
       s.z = plan->hoist ? z : NULL;
-      s.z_step = (t - t0) * n;
+      s.z_step = done;
       if (p->lengths) {
         active = active_rows(p, t, active);
         s.rows.end = max_i64(rows.begin, min_i64(rows.end, active));
         NAME(forward_past)(&s, (range){s.rows.end, rows.end});
       }
+      done += s.rows.end - rows.begin;
       if (p->resets)
         NAME(forward_anew)(job, &s, t, rank);
       if (NAME(drops)(p))
@@ -361,6 +405,8 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
     job.gates = arena_take(a, p->B * SAVED, p->H * real);
   if (job.plan.hoist)
     job.z = arena_take(a, job.plan.chunk * p->B * (1 + job.plan.fills), job.w.blocks * GATES * LANES * real);
+  if (job.plan.hoist && p->lengths)
+    job.x = arena_take(a, job.plan.chunk * p->B, p->I * real);
   if (job.plan.owns_h || job.plan.owns_c) {
     job.own_pitch = ceil_div(p->H, LANES) * LANES;
     int64_t rows = job.plan.split == BPTT_SPLIT_ROWS ? p->B : p->B * job.plan.threads;

@@ -124,7 +124,8 @@ range share_rows(const bptt_problem *p, int rank, int size) {
     steps += p->lengths[b];
   for (int part = 0; part <= rank; part++) {
     rows.begin = row;
-    while (row < p->B && (part == size - 1 || done < share(steps, part, size).end))
+    /* A row that would be less than half inside belongs to the next part. */
+    while (row < p->B && (part == size - 1 || 2 * (share(steps, part, size).end - done) > p->lengths[row]))
       done += p->lengths[row++];
   }
   rows.end = row;
