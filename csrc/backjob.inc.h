@@ -131,7 +131,7 @@ static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   /* Else what a core fetches ahead of its own rows takes lines from the other, which writes them. Backward of
    * 100,32,40,40 907 -> 815 us, 1000,50,1,20 4.03 -> 3.63 ms. */
-  int parts = job.plan.split == BPTT_SPLIT_ROWS && job.plan.threads == 2 && !p->lengths;
+  int parts = job.plan.split == BPTT_SPLIT_ROWS && job.plan.threads == 2 && (!p->lengths || second_half(p) < p->B);
   job.second_row = parts ? share(p->B, 1, 2).begin : p->B;
   job.dz = arena_take(a, (job.plan.chunk + 1) * p->B, job.pitch * real);
   (void)arena_take(a, 1, APART); /* what lies between the parts */

@@ -139,13 +139,14 @@ INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t u
     vstore_n(job->c_next + at, c, lanes);
 }
 
-/* What is kept again of rows [rows.begin, rows.end), panels of units. */
-static void NAME(keep_again_run)(const NAME(backward_step) * s, range rows, range panels) {
+/* What is kept again of some rows, panels of units. */
+static void NAME(keep_again_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   int64_t H = s->job->p->H;
   range units = NAME(wide_units)(H, panels);
-  for (int64_t b = rows.begin; b < rows.end; b++)
-    for (int64_t unit = units.begin; unit < units.end; unit += LANES)
-      NAME(keep_again)(s, b, unit, (int)min_i64(LANES, H - unit));
+  for (int part = 0; part < 2; part++)
+    for (int64_t b = rows->half[part].begin; b < rows->half[part].end; b++)
+      for (int64_t unit = units.begin; unit < units.end; unit += LANES)
+        NAME(keep_again)(s, b, unit, (int)min_i64(LANES, H - unit));
 }
 
 #endif
@@ -295,21 +296,21 @@ NOINLINE void NAME(backward_block)(const NAME(backward_step) * s, int rows, int6
     NAME(backward_cells)(s, rows, b, first, vecs, sum, 0);
 }
 
-NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   for (int64_t left = panels.end - panels.begin; left > 0; left--) {
     int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(s->job->p->H, panel);
-    for (int64_t b = rows.begin; b < rows.end;) {
-      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      if (n > 1)
-        NAME(backward_block)(s, n, b, first, NAME(unit_after)(panels, left, s->t & 1), vecs);
-      if (n == 1 && vecs > 1)
-        NAME(backward_lone)(2, s, b, first, vecs, 0);
-      if (n == 1 && vecs != 2)
-        NAME(backward_lone)(1, s, b, first, vecs, vecs - 1);
-      b += n;
-    }
+    for (int part = 0; part < 2; part++)
+      for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end; b += n) {
+        n = next_tile(rows->half[part].end - b, ROW_BLOCK);
+        if (n > 1)
+          NAME(backward_block)(s, (int)n, b, first, NAME(unit_after)(panels, left, s->t & 1), vecs);
+        if (n == 1 && vecs > 1)
+          NAME(backward_lone)(2, s, b, first, vecs, 0);
+        if (n == 1 && vecs != 2)
+          NAME(backward_lone)(1, s, b, first, vecs, vecs - 1);
+      }
   }
 }
 
@@ -351,15 +352,15 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
   }
 }
 
-NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range panels) {
+NOINLINE void NAME(output_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   for (int64_t left = panels.end - panels.begin; left > 0; left--) {
     int64_t panel = next_of(panels, left, 1, s->t & 1);
-    for (int64_t b = rows.begin; b < rows.end;) {
-      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(output_block)(s, n, b, panel * WIDE_VECS * LANES, NAME(unit_after)(panels, left, s->t & 1),
-                         NAME(wide_vecs)(s->job->W, panel));
-      b += n;
-    }
+    for (int part = 0; part < 2; part++)
+      for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end; b += n) {
+        n = next_tile(rows->half[part].end - b, ROW_BLOCK);
+        NAME(output_block)(s, (int)n, b, panel * WIDE_VECS * LANES, NAME(unit_after)(panels, left, s->t & 1),
+                           NAME(wide_vecs)(s->job->W, panel));
+      }
   }
 }
 
@@ -367,7 +368,7 @@ NOINLINE void NAME(output_run)(const NAME(backward_step) * s, range rows, range 
 #if CANDIDATE_ALONE
 
 /* With reset_before: from dz_n to the gradient at r * h_{t-1}, and from there to dz_r and h_{t-1}. */
-NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   const NAME(backward_job) *job = s->job;
   const bptt_problem *p = job->p;
   int64_t H = p->H;
@@ -376,33 +377,34 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, range rows, r
     int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(H, panel);
-    for (int64_t b = rows.begin; b < rows.end;) {
-      int n = (int)next_tile(rows.end - b, ROW_BLOCK);
-      NAME(gate_sums)(n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H,
-                      job->second + NAME(unit_after)(panels, left, s->t & 1) * H, NULL, 0); /* (G23) */
-      for (int r = 0; r < n; r++, b++) {
-        if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
-          continue;
-        NAME(step_clip) clip = NAME(clip_at)(job, s->t, b, 0);
-        for (int v = 0; v < vecs; v++) {
-          int64_t unit = first + v * LANES;
-          int lanes = (int)min_i64(LANES, H - unit);
-          REAL *carry = s->carry + b * H + unit;
-          vec gate = vload_n((const REAL *)p->gates + (s->t * p->B + b) * SAVED * H + unit, lanes);
-          vec h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes), d = vload(sum + (r * vecs + v) * LANES);
-          vec dz_r = NAME(clipped)(&clip, BPTT_CLIP_GATES, NAME(cell_reset)(d, gate, h_prev));
-          vstore_n(s->dz + b * job->pitch + H + unit, dz_r, lanes);
-          vstore_n(carry, vfma(d, gate, vload_n(carry, lanes)), lanes); /* (G25) */
+    for (int part = 0; part < 2; part++)
+      for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end;) {
+        n = next_tile(rows->half[part].end - b, ROW_BLOCK);
+        NAME(gate_sums)((int)n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H,
+                        job->second + NAME(unit_after)(panels, left, s->t & 1) * H, NULL, 0); /* (G23) */
+        for (int r = 0; r < n; r++, b++) {
+          if (is_reset(p, s->t, b)) /* h_{t-1} is zero, and so is dz_r, as it stands */
+            continue;
+          NAME(step_clip) clip = NAME(clip_at)(job, s->t, b, 0);
+          for (int v = 0; v < vecs; v++) {
+            int64_t unit = first + v * LANES;
+            int lanes = (int)min_i64(LANES, H - unit);
+            REAL *carry = s->carry + b * H + unit;
+            vec gate = vload_n((const REAL *)p->gates + (s->t * p->B + b) * SAVED * H + unit, lanes);
+            vec h_prev = vload_n(s->h_prev + b * s->h_pitch + unit, lanes), d = vload(sum + (r * vecs + v) * LANES);
+            vec dz_r = NAME(clipped)(&clip, BPTT_CLIP_GATES, NAME(cell_reset)(d, gate, h_prev));
+            vstore_n(s->dz + b * job->pitch + H + unit, dz_r, lanes);
+            vstore_n(carry, vfma(d, gate, vload_n(carry, lanes)), lanes); /* (G25) */
+          }
         }
       }
-    }
   }
 }
 
 #elif HAS_SECOND
 
 /* With a projection: from the gradients that go into it to the cell. (L32) */
-static void NAME(second_step_run)(const NAME(backward_step) * s, range rows, range panels) {
+static void NAME(second_step_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   NAME(backward_step_run)(s, rows, panels);
 }
 

@@ -43,7 +43,9 @@ static void NAME(step_norms)(const NAME(backward_job) * job, int64_t t, range ro
 static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
                                  int64_t end, range rows, range panels, range h_panels) {
   const bptt_problem *p = job->p;
-  int64_t W = job->W, state = p->B * p->H, active = 0;
+  int64_t W = job->W, state = p->B * p->H;
+  const row_ranges all = in_halves(p, rows);
+  row_ranges valid = valid_rows(p, t1, &all, &all);
   const int64_t before = rows.begin * job->pitch; /* arrays begin where batch row 0 would be */
   double flops = 2.0 * MATRIX_GATES * (double)p->H * (double)(p->H) * (double)(rows.end - rows.begin);
   const pitches of_errors = pitches_of(p->d_output_step, p->d_output_row, p->B, W);
@@ -70,14 +72,15 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
       s.c_pitch = 0;
     }
     /* Rows that go on to step t+1, then those for which t is the last step. */
-    int64_t going = max_i64(rows.begin, min_i64(rows.end, active_rows(p, t + 1, active)));
-    active = active_rows(p, t, active);
-    int64_t valid = max_i64(rows.begin, min_i64(rows.end, active));
+    const row_ranges going = valid;
+    row_ranges ending = valid = valid_rows(p, t, &all, &valid);
+    for (int part = 0; part < 2; part++)
+      ending.half[part].begin = going.half[part].end;
 #if HAS_CELL_STATE
     if (job->middle || job->c_next)
-      NAME(keep_again_run)(&s, (range){rows.begin, valid}, panels);
+      NAME(keep_again_run)(&s, &valid, panels);
 #endif
-    void (*run)(const NAME(backward_step) *, range, range) = NAME(backward_step_run);
+    void (*run)(const NAME(backward_step) *, const row_ranges *, range) = NAME(backward_step_run);
     range own = panels;
 #if HAS_SECOND
     if (HAS_CELL_STATE && job->dh) {
@@ -89,18 +92,18 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     s.d_hidden = NAME(rows_at)(p->d_hidden, job->d_hidden, t, p->B * W);
     s.d_cells = NAME(rows_at)(p->d_cells, job->d_cells, t, state);
     s.dz_next = s.cut ? NULL : dz_next;
-    run(&s, (range){rows.begin, going}, own);
+    run(&s, &going, own);
     s.dz_next = NULL, s.cut = 0;
-    run(&s, (range){going, valid}, own);
+    run(&s, &ending, own);
 #if HAS_SECOND
     if (has_second(p)) {
       if (split_units && bptt_team_wait(team, rank))
         return 1;
-      NAME(second_step_run)(&s, (range){rows.begin, valid}, panels);
+      NAME(second_step_run)(&s, &valid, panels);
     }
 #endif
-    if (p->lengths)
-      NAME(backward_past)(&s, (range){valid, rows.end}, panels, h_panels);
+    for (int part = 0; part < 2 && p->lengths; part++)
+      NAME(backward_past)(&s, (range){valid.half[part].end, all.half[part].end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
     if (split_units) {
       stop = bptt_team_wait(team, rank);
@@ -152,19 +155,23 @@ static void NAME(initial_row)(const NAME(backward_job) * job, REAL *d_h_0, int64
 /* d_h_0 and d_c_0 of rows of one part: of their units those of these panels over W and H. dz holds step 0 in slot 0. */
 static void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
   const bptt_problem *p = job->p;
-  const int64_t H = p->H, W = job->W, valid = max_i64(rows.begin, min_i64(rows.end, active_rows(p, 0, 0)));
+  const int64_t H = p->H, W = job->W;
+  const row_ranges all = in_halves(p, rows), valid = valid_rows(p, 0, &all, &all);
   const range units = NAME(wide_units)(W, h_panels), cells = NAME(wide_units)(H, panels);
   const size_t h_bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
                c_bytes = (size_t)(cells.end - cells.begin) * sizeof(REAL);
-  if (p->d_h_0)
+  for (int part = 0; part < 2 && p->d_h_0; part++) {
+    const int64_t b = valid.half[part].begin, count = valid.half[part].end - b;
     NAME(dz_product)(job, NAME(wide_panel)(job->hh, h_panels.begin, job->hh_gates * H), job->hh_gates, W, h_panels,
-                     NAME(dz_at)(job, 0, rows.begin) + HH_FIRST * H, valid - rows.begin,
-                     (NAME(destination)){(REAL *)p->d_h_0 + rows.begin * W, valid - rows.begin, 0});
+                     NAME(dz_at)(job, 0, b) + HH_FIRST * H, count,
+                     (NAME(destination)){(REAL *)p->d_h_0 + b * W, count, 0});
+  }
   for (int64_t b = rows.begin; b < rows.end; b++) {
     REAL *d_h_0 = p->d_h_0 ? (REAL *)p->d_h_0 + b * W : NULL;
-    if (d_h_0 && b >= valid && p->d_h_n)
+    const int past = p->T == 0 || (p->lengths && p->lengths[b] == 0);
+    if (d_h_0 && past && p->d_h_n)
       memcpy(d_h_0 + units.begin, (const REAL *)p->d_h_n + b * W + units.begin, h_bytes);
-    else if (d_h_0 && (b >= valid || is_reset(p, 0, b)))
+    else if (d_h_0 && (past || is_reset(p, 0, b)))
       memset(d_h_0 + units.begin, 0, h_bytes);
     else if (d_h_0)
       NAME(initial_row)(job, d_h_0, b, units);
@@ -300,10 +307,11 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   int64_t every = p->truncate_every ? p->truncate_every : max_i64(p->T, 1);
   /* Each thread sums over its own rows, what it needs is in its own cache, and inside a block none waits for another.
    */
-  int own_groups = split_rows && job->groups > 1 && !p->lengths && team->size == job->groups;
+  const int alike = !p->lengths || job->second_row < p->B; /* rows of all threads take as long */
+  int own_groups = split_rows && job->groups > 1 && alike && team->size == job->groups;
   /* Then, and else if they are a part or fill a tile, each takes dx of its own rows before it waits for the others'. */
-  int own_rows = own_groups || (split_rows && !job->own_panel && !p->lengths &&
-                                (job->second_row < p->B || p->B >= WIDE_ROWS * team->size));
+  int own_rows = own_groups ||
+                 (split_rows && !job->own_panel && alike && (job->second_row < p->B || p->B >= WIDE_ROWS * team->size));
   if (p->clipped) {
     range counts = share(3 * p->T * p->B, rank, team->size);
     memset(p->clipped + counts.begin, 0, (size_t)(counts.end - counts.begin) * sizeof *p->clipped);

@@ -82,7 +82,7 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
         return BPTT_BAD_ARGUMENT;
   if (op != BPTT_PACK && p->lengths)
     for (int64_t b = 0; b < p->B; b++)
-      if (p->lengths[b] < 0 || p->lengths[b] > (b ? p->lengths[b - 1] : p->T))
+      if (p->lengths[b] < 0 || p->lengths[b] > (b && b != share(p->B, 0, 2).end ? p->lengths[b - 1] : p->T))
         return BPTT_BAD_ARGUMENT;
   *kernels = kernels_for(p);
   return *kernels ? BPTT_OK : BPTT_BAD_VARIANT;

@@ -117,11 +117,13 @@ static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, ra
     found.tokens = (found.t1 - t) * n;
     return found;
   }
-  int64_t next = valid_rows(p, t, rows);
+  const row_ranges all = in_halves(p, rows);
+  row_ranges valid = valid_rows(p, t, &all, &all);
   do {
-    found.tokens += next;
-    next = ++t < p->T ? valid_rows(p, t, (range){rows.begin, rows.begin + next}) : 0;
-  } while (t < p->T && found.tokens + next <= most);
+    found.tokens += count_rows(&valid);
+    if (++t < p->T)
+      valid = valid_rows(p, t, &all, &valid);
+  } while (t < p->T && found.tokens + count_rows(&valid) <= most);
   found.t1 = t;
   return found;
 }
@@ -131,12 +133,17 @@ static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, ra
 static void NAME(gather_inputs)(const NAME(forward_job) * job, const NAME(chunk) * chunk, range rows, REAL *to,
                                 int rank, int size) {
   const bptt_problem *p = job->p;
+  const row_ranges all = in_halves(p, rows);
+  row_ranges valid = all;
   for (int64_t t = chunk->t0; t < chunk->t1; t++) {
-    const int64_t valid = valid_rows(p, t, rows);
-    const range own = share(valid, rank, size);
-    memcpy(to + own.begin * p->I, (const REAL *)p->x + (t * p->B + rows.begin + own.begin) * p->I,
-           (size_t)((own.end - own.begin) * p->I) * sizeof(REAL));
-    to += valid * p->I;
+    valid = valid_rows(p, t, &all, &valid);
+    for (int part = 0; part < 2; part++) {
+      const int64_t begin = valid.half[part].begin, count = valid.half[part].end - begin;
+      const range own = share(count, rank, size);
+      memcpy(to + own.begin * p->I, (const REAL *)p->x + (t * p->B + begin + own.begin) * p->I,
+             (size_t)((own.end - own.begin) * p->I) * sizeof(REAL));
+      to += count * p->I;
+    }
   }
 }
 
@@ -225,16 +232,17 @@ static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step)
   const bptt_problem *p = job->p;
   int64_t H = p->H, W = s->W;
   const range own = NAME(forward_units)(H, s->panels);
-  if (!any_reset(p, t, s->rows))
+  if (!any_reset(p, t, s->rows.half[0]) && !any_reset(p, t, s->rows.half[1]))
     return;
   REAL *h = job->h_anew + rank * p->B * W;
-  for (int64_t b = s->rows.begin; b < s->rows.end; b++) {
-    int reset = is_reset(p, t, b);
-    memcpy(h + b * W, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)W * sizeof(REAL));
-    if (HAS_CELL_STATE)
-      memcpy(job->c_anew + b * H + own.begin, reset ? job->zero : s->c_prev + b * s->c_pitch + own.begin,
-             (size_t)(own.end - own.begin) * sizeof(REAL));
-  }
+  for (int part = 0; part < 2; part++)
+    for (int64_t b = s->rows.half[part].begin; b < s->rows.half[part].end; b++) {
+      int reset = is_reset(p, t, b);
+      memcpy(h + b * W, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)W * sizeof(REAL));
+      if (HAS_CELL_STATE)
+        memcpy(job->c_anew + b * H + own.begin, reset ? job->zero : s->c_prev + b * s->c_pitch + own.begin,
+               (size_t)(own.end - own.begin) * sizeof(REAL));
+    }
   s->h_prev = s->h_seen = h;
   s->c_prev = job->c_anew;
   s->h_pitch = s->seen_pitch = W;
@@ -244,8 +252,9 @@ static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step)
 /* What dropout leaves of the previous h, in a copy of this thread's own. */
 static void NAME(forward_dropped)(const NAME(forward_job) * job, NAME(forward_step) * s, int rank) {
   int64_t W = s->W, own = rank * job->p->B * W;
-  for (int64_t b = s->rows.begin; b < s->rows.end; b++)
-    NAME(apply_mask)(job->h_masked + own + b * W, s->h_prev + b * s->h_pitch, job->mask + own + b * W, W);
+  for (int part = 0; part < 2; part++)
+    for (int64_t b = s->rows.half[part].begin; b < s->rows.half[part].end; b++)
+      NAME(apply_mask)(job->h_masked + own + b * W, s->h_prev + b * s->h_pitch, job->mask + own + b * W, W);
   s->h_seen = job->h_masked + own;
   s->seen_pitch = W;
 }
@@ -300,13 +309,14 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   int split_rows = plan->split == BPTT_SPLIT_ROWS;
   NAME(forward_step) s = {.I = p->I, .H = p->H, .W = width_of(p), .w = &job->w, .options = options_of(p)};
   range rows = split_rows ? share_rows(p, rank, team->size) : share(p->B, 0, 1);
-  s.rows = rows;
+  const row_ranges all = in_halves(p, rows);
+  s.rows = all;
   s.panels = split_rows ? share(job->w.panels, 0, 1) : share(job->w.panels, rank, team->size);
   range panels = share(NAME(second_panels)(p), rank, team->size);
   s.second = split_rows ? share(NAME(second_panels)(p), 0, 1) : panels;
   const range units = NAME(forward_units)(p->H, s.panels);
   const NAME(own_states) own = NAME(place_own)(job, rows, rank);
-  int64_t n = rows.end - rows.begin, active = p->B;
+  int64_t n = rows.end - rows.begin;
   REAL *z = split_rows ? job->z + rows.begin * plan->chunk * job->w.blocks * GATES * LANES
                        : job->z + units.begin * plan->chunk * p->B * GATES;
   REAL *other_z = plan->fills ? z + plan->chunk * p->B * job->w.blocks * GATES * LANES : z;
@@ -343,11 +353,11 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
       s.z = plan->hoist ? z : NULL;
       s.z_step = done;
       if (p->lengths) {
-        active = active_rows(p, t, active);
-        s.rows.end = max_i64(rows.begin, min_i64(rows.end, active));
-        NAME(forward_past)(&s, (range){s.rows.end, rows.end});
+        s.rows = valid_rows(p, t, &all, &s.rows);
+        for (int part = 0; part < 2; part++)
+          NAME(forward_past)(&s, (range){s.rows.half[part].end, all.half[part].end});
       }
-      done += s.rows.end - rows.begin;
+      done += count_rows(&s.rows);
       if (p->resets)
         NAME(forward_anew)(job, &s, t, rank);
       if (NAME(drops)(p))

@@ -145,21 +145,43 @@ typedef struct {
   int64_t depth; /* backward: most tokens in one chain of a sum over tokens */
 } plan;
 
-/* Rows that are not past their length at step t, 0 <= t <= T: those before the returned one. `from`: an upper or lower
- * bound, such as the answer for a step nearby. */
-static inline int64_t active_rows(const bptt_problem *p, int64_t t, int64_t from) {
-  if (!p->lengths)
-    return t < p->T ? p->B : 0;
-  while (from > 0 && p->lengths[from - 1] <= t)
-    from--;
-  while (from < p->B && p->lengths[from] > t)
-    from++;
-  return from;
+/* Rows of unequal length may be dealt into two halves, each with the longest first: the first row of the second one, or
+ * B. Two threads that split rows then have as much to do at any time, where one that had the longest would wait. */
+static inline int64_t second_half(const bptt_problem *p) {
+  const int64_t half = share(p->B, 0, 2).end;
+  return p->lengths && half < p->B && p->lengths[half] > p->lengths[half - 1] ? half : p->B;
 }
 
-/* How many of these rows are not past their length at step t: the first ones. */
-static inline int64_t valid_rows(const bptt_problem *p, int64_t t, range rows) {
-  return max_i64(0, min_i64(rows.end, active_rows(p, t, rows.end)) - rows.begin);
+/* Rows of the first half, and of the second. */
+typedef struct {
+  range half[2];
+} row_ranges;
+
+static inline row_ranges in_halves(const bptt_problem *p, range rows) {
+  const int64_t cut = max_i64(rows.begin, min_i64(rows.end, second_half(p)));
+  return (row_ranges){{{rows.begin, cut}, {cut, rows.end}}};
+}
+
+static inline int64_t count_rows(const row_ranges *rows) {
+  return rows->half[0].end - rows->half[0].begin + rows->half[1].end - rows->half[1].begin;
+}
+
+/* Those of some rows that are not past their length at step t, 0 <= t <= T: the first ones of each half. `near`: those
+ * rows, or the answer for a step nearby. */
+static inline row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
+  row_ranges found = *rows;
+  for (int n = 0; n < 2; n++) {
+    const range all = rows->half[n];
+    int64_t end = near->half[n].end;
+    if (!p->lengths)
+      end = t < p->T ? all.end : all.begin;
+    while (p->lengths && end > all.begin && p->lengths[end - 1] <= t)
+      end--;
+    while (p->lengths && end < all.end && p->lengths[end] > t)
+      end++;
+    found.half[n].end = end;
+  }
+  return found;
 }
 
 /* Part `rank` of the rows, even in steps. */

@@ -41,23 +41,23 @@ NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
   for (int64_t left = s->second.end - s->second.begin; left > 0; left--) {
     int64_t panel = next_of(s->second, left, 1, s->down);
     int V = NAME(panel_vecs)(s->W, panel, SECOND_VECS);
-    int64_t next = one_after(s->second, left, s->down), rows = s->rows.end - s->rows.begin;
+    int64_t next = one_after(s->second, left, s->down), rows = count_rows(&s->rows);
     NAME(fetch)
     fetch = NAME(fetch_of)(s->w->second + next * SECOND_VECS * LANES * s->H, V, ceil_div(rows, TILE_ROWS));
-    for (int64_t b = s->rows.begin; b < s->rows.end;) {
-      int64_t n = next_tile(s->rows.end - b, TILE_ROWS);
+    for (int part = 0; part < 2; part++)
+      for (int64_t b = s->rows.half[part].begin, n; b < s->rows.half[part].end; b += n) {
+        n = next_tile(s->rows.half[part].end - b, TILE_ROWS);
 #define CASE1(R) NAME(second_tile)(R, 1, s, b, panel, &fetch)
 #define CASE2(R) NAME(second_tile)(R, 2, s, b, panel, &fetch)
 #define CASE3(R) NAME(second_tile)(R, 3, s, b, panel, &fetch)
 #define CASE4(R) NAME(second_tile)(R, 4, s, b, panel, &fetch)
-      SWITCH_TILE(n, TILE_ROWS, V, CASE)
+        SWITCH_TILE(n, TILE_ROWS, V, CASE)
 #undef CASE1
 #undef CASE2
 #undef CASE3
 #undef CASE4
-      NAME(fetch_on)(&fetch, s->H);
-      b += n;
-    }
+        NAME(fetch_on)(&fetch, s->H);
+      }
   }
 }
 

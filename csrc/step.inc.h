@@ -18,7 +18,8 @@ typedef struct {
   int64_t middle_pitch;
   cell_options options;
   NAME(zone) zone;
-  range rows, panels;      /* this thread's */
+  row_ranges rows;         /* this thread's that are not past their length */
+  range panels;            /* this thread's */
   int down;                /* the last panel comes first */
   range second;            /* its panels of the second product; none: there is no such product */
   const REAL *z;           /* hoisted b + W_ih x of its rows and panels: [panel][row][vecs][LANES], or NULL */
@@ -91,7 +92,9 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
 /* b + W_ih x of row b and a panel. */
 INLINE const REAL *NAME(hoisted)(const NAME(forward_step) * s, int64_t b, int64_t panel) {
   const int each = GATES == 1 ? WIDE_VECS : GATES, vecs = NAME(forward_vecs)(s->H, panel);
-  return s->z + (panel - s->panels.begin) * each * s->z_vec + (s->z_step + b - s->rows.begin) * vecs * LANES;
+  const range *half = s->rows.half;
+  const int64_t row = b < half[1].begin ? b - half[0].begin : b - half[1].begin + half[0].end - half[0].begin;
+  return s->z + (panel - s->panels.begin) * each * s->z_vec + (s->z_step + row) * vecs * LANES;
 }
 
 #if GATES > 1
@@ -320,7 +323,8 @@ INLINE void NAME(forward_lone)(int N, int V, const NAME(forward_step) * s, int64
 
 /* A row alone, many panels at once. */
 static void NAME(forward_lone_run)(const NAME(forward_step) * s, range panels) {
-  const int64_t b = s->rows.begin;
+  const range *half = s->rows.half;
+  const int64_t b = half[half[0].begin == half[0].end].begin;
 #if GATES > 1
 #define CASE(N) NAME(forward_lone)(N, s, b, panel)
 #else
@@ -343,16 +347,16 @@ static void NAME(forward_lone_run)(const NAME(forward_step) * s, range panels) {
 }
 
 NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
-  int64_t rows = s->rows.end - s->rows.begin;
+  const int64_t rows = count_rows(&s->rows);
   range panels = s->panels;
 #if HAS_TAIL
   if (s->w->tail && panels.end == s->w->panels && panels.begin < panels.end) {
     panels.end--;
-    for (int64_t b = s->rows.begin; b < s->rows.end;) {
-      int n = (int)next_tile(s->rows.end - b, WIDE_ROWS);
-      NAME(forward_tail)(s, n, b);
-      b += n;
-    }
+    for (int part = 0; part < 2; part++)
+      for (int64_t b = s->rows.half[part].begin, n; b < s->rows.half[part].end; b += n) {
+        n = next_tile(s->rows.half[part].end - b, WIDE_ROWS);
+        NAME(forward_tail)(s, (int)n, b);
+      }
   }
 #endif
   if (rows == 1) {
@@ -365,28 +369,31 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
   for (int64_t left = panels.end - panels.begin; left > 0; left--) {
     int64_t panel = next_of(panels, left, 1, s->down), next = one_after(panels, left, s->down);
     int tile_rows = GATES > 1 ? TILE_ROWS : NAME(wide_rows)(NAME(forward_vecs)(s->H, panel));
-    int64_t tiles = ceil_div(rows, tile_rows);
+    int64_t tiles = ceil_div(s->rows.half[0].end - s->rows.half[0].begin, tile_rows) +
+                    ceil_div(s->rows.half[1].end - s->rows.half[1].begin, tile_rows);
     NAME(fetch)
     x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * ih_vecs * LANES, ih_vecs, tiles),
     h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_vecs * LANES, hh_vecs, tiles);
+    for (int part = 0; part < 2; part++) {
+      const range own = s->rows.half[part];
 #if HAS_PAIRS
-    if (s->z && in_pairs(rows, TILE_ROWS)) {
-      NAME(forward_pairs)(s, (int)rows, s->rows.begin, panel, &h_fetch);
-      continue;
-    }
+      if (s->z && in_pairs(own.end - own.begin, TILE_ROWS)) {
+        NAME(forward_pairs)(s, (int)(own.end - own.begin), own.begin, panel, &h_fetch);
+        continue;
+      }
 #endif
-    for (int64_t b = s->rows.begin; b < s->rows.end;) {
-      int64_t n = next_tile(s->rows.end - b, tile_rows);
+      for (int64_t b = own.begin, n; b < own.end; b += n) {
+        n = next_tile(own.end - b, tile_rows);
 #if GATES > 1
 #define CASE(R) NAME(forward_tile)(R, s, b, panel, &x_fetch, &h_fetch)
-      SWITCH_ROWS(n, TILE_ROWS, CASE)
+        SWITCH_ROWS(n, TILE_ROWS, CASE)
 #undef CASE
 #else
-      NAME(forward_wide)(s, (int)n, b, panel, &x_fetch, &h_fetch);
+        NAME(forward_wide)(s, (int)n, b, panel, &x_fetch, &h_fetch);
 #endif
-      NAME(fetch_on)(&x_fetch, s->I);
-      NAME(fetch_on)(&h_fetch, s->W);
-      b += n;
+        NAME(fetch_on)(&x_fetch, s->I);
+        NAME(fetch_on)(&h_fetch, s->W);
+      }
     }
   }
 }

@@ -132,32 +132,33 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
   rows->count = n;
 }
 
-/* d_x of tokens [begin, end) of the chunk that starts at step t0, where all rows are one part. (L19) */
-static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
+/* d_x of rows of one part, all steps of a chunk. (L19) */
+static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
   const bptt_problem *p = job->p;
-  int64_t I = p->I, B = p->B, active = B;
-  while (begin < end) { /* the rest of a step: valid rows, then those past their length; all at once without lengths */
-    int64_t t = t0 + begin / B, b = begin % B, stop = p->lengths ? min_i64(end, begin - b + B) : end, valid = stop;
-    REAL *d_x = (REAL *)p->d_x + (t0 * B + begin) * I;
-    if (p->lengths) {
-      active = active_rows(p, t, active);
-      valid = max_i64(begin, min_i64(stop, begin - b + active));
-      memset(d_x + (valid - begin) * I, 0, (size_t)((stop - valid) * I) * sizeof(REAL));
+  const int64_t I = p->I, cut = job->second_row, n = batch.end - batch.begin;
+  const row_ranges all = in_halves(p, batch);
+  row_ranges valid = all;
+  /* Steps on end: where the part is as wide, and nothing is left out. */
+  const int64_t run = !p->lengths && n == (batch.begin < cut ? cut : p->B - cut) ? steps : 1;
+  for (int64_t t = 0; t < steps; t += run) {
+    valid = valid_rows(p, t0 + t, &all, &valid);
+    for (int half = 0; half < 2; half++) {
+      const range rows = all.half[half];
+      const int64_t count = valid.half[half].end - rows.begin;
+      REAL *d_x = (REAL *)p->d_x + ((t0 + t) * p->B + rows.begin) * I;
+      NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), NAME(dz_at)(job, t, rows.begin),
+                       run * count, (NAME(destination)){d_x, count, p->B});
+      if (p->lengths)
+        memset(d_x + count * I, 0, (size_t)((rows.end - rows.begin - count) * I) * sizeof(REAL));
     }
-    NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch,
-                     valid - begin, (NAME(destination)){d_x, valid - begin, 0});
-    begin = stop;
   }
 }
 
-/* The same of batch rows of one part, all of them or some, all steps of the chunk; without lengths. */
-static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
+/* The same of tokens [begin, end) of the chunk, where all rows are one part and as long. */
+static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
   const bptt_problem *p = job->p;
-  const int64_t n = batch.end - batch.begin, cut = job->second_row;
-  const int64_t run = n == (batch.begin < cut ? cut : p->B - cut) ? steps : 1; /* steps on end */
-  for (int64_t t = 0; t < steps; t += run)
-    NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1), NAME(dz_at)(job, t, batch.begin),
-                     run * n, (NAME(destination)){(REAL *)p->d_x + ((t0 + t) * p->B + batch.begin) * p->I, n, p->B});
+  NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch,
+                   end - begin, (NAME(destination)){(REAL *)p->d_x + (t0 * p->B + begin) * p->I, end - begin, 0});
 }
 
 /* Whether the rows of weight_hh in a segment meet what goes into the second product, not h. (G26) */
@@ -298,6 +299,9 @@ static void NAME(chunk_input_gradient)(const NAME(backward_job) * job, const bpt
                                        int64_t steps) {
   if (job->own_panel) {
     NAME(input_gradient_by_panels)(job, rank, team->size);
+  } else if (job->p->d_x && job->p->lengths) {
+    for (int part = 0; part < 2; part++)
+      NAME(rows_input_gradient)(job, t0, steps, NAME(part_of)(job, share_rows(job->p, rank, team->size), part));
   } else if (job->p->d_x) {
     range own = share(steps * job->p->B, rank, team->size);
     NAME(input_gradient)(job, t0, own.begin, own.end);

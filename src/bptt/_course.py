@@ -15,6 +15,8 @@ __all__ = ["ALL_STEPS", "Course", "course_of", "cut", "in_order"]
 
 Array: TypeAlias = "NDArray[Any]"
 
+FEWEST_DEALT = 16  # rows; a half of fewer leaves tiles half empty
+
 
 class Course(NamedTuple):
     """How rows go through time.
@@ -22,9 +24,9 @@ class Course(NamedTuple):
     Attributes
     ----------
     order : ndarray of int, (B,), or None
-        Rows as they run, longest first; None: as they came.
+        Rows as they run, longest first, in all or in each half (`dealt`); None: as they came.
     lengths : ndarray of int64, (B,), or None
-        Steps of each row as they run, descending; None: all.
+        Steps of each row as they run; None: all.
     resets : tuple of ndarray of bool, (T, B), or None
         Where rows start anew, for each direction as it meets the steps; None: nowhere.
     mirror : ndarray of int, (T, B, 1), or None
@@ -102,8 +104,10 @@ def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched
         lengths = None
     order = mirror = None
     if lengths is not None:
-        if (lengths[1:] > lengths[:-1]).any():
-            order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+        order = dealt(np.argsort(-lengths, kind="stable").astype(np.int64, copy=False))
+        if (lengths[order] == lengths).all():
+            order = None
+        else:
             lengths = lengths[order]
         if directions == 2:
             t = np.arange(T)[:, None]
@@ -122,6 +126,20 @@ def course_of(layout: Layout, lengths: Any, resets: Any, T: int, B: int, batched
                 back = back[::-1] if mirror is None else np.take_along_axis(back, mirror, 0)
             both = (ahead, np.ascontiguousarray(back))
     return Course(order, lengths, both, None if mirror is None else mirror[..., None])
+
+
+def dealt(order: Array) -> Array:
+    """Return rows, given longest first, as two halves that are: the first is the larger by one at most.
+
+    Two threads that take a half each then have as much to do at any time. Few rows stay as they are.
+    """
+    B = len(order)
+    if B < FEWEST_DEALT:
+        return order
+    turn = np.arange(B) % 4
+    turn = (turn == 0) | (turn == 3)
+    halves = order[turn], order[~turn]
+    return np.concatenate(halves if len(halves[0]) >= len(halves[1]) else halves[::-1])
 
 
 ALL_STEPS = Course()

@@ -139,9 +139,9 @@ static void test_missing_pointers(void) {
         failures++;
       }
     }
-  static const int64_t lengths[][2] = {{4, 1}, {1, 2}, {2, -1}};
-  for (int n = 0; n < 3; n++) {
-    p = good, p.lengths = lengths[n];
+  static const int64_t lengths[][4] = {{4, 1}, {1, 4}, {2, -1}, {1, 2, 0}, {1, 1, 0, 1}};
+  for (int n = 0; n < 5; n++) {
+    p = good, p.lengths = lengths[n], p.B = n < 3 ? 2 : n;
     EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
     EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
   }

@@ -79,8 +79,11 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
   if (with_spans) {
     int64_t *lengths = block_new((size_t)p.B * sizeof *lengths);
     uint8_t *resets = block_new((size_t)tokens);
+    int64_t half = (p.B + 1) / 2;
+    int dealt = noise() > 0;
     for (int64_t b = 0; b < p.B; b++) {
-      lengths[b] = p.T - p.T * b / p.B - (b + 1 == p.B);
+      int64_t place = !dealt ? b : b < half ? 2 * b : 2 * (b - half) + 1;
+      lengths[b] = p.T - p.T * place / p.B - (place + 1 == p.B);
       lengths[b] = lengths[b] < 0 ? 0 : lengths[b];
       for (int64_t t = 0; t < p.T; t++) {
         resets[t * p.B + b] = noise() > 0.3;
