@@ -57,7 +57,8 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
   int64_t tokens = p->T * p->B;
   if (!(op == BPTT_FORWARD && p->packed) && !has_weights(p))
     return BPTT_BAD_ARGUMENT;
-  if (op != BPTT_PACK && ((!p->x && tokens && p->I) || (!p->output && tokens)))
+  const int infers = op == BPTT_FORWARD && !p->gates && !p->cells;
+  if (op != BPTT_PACK && tokens && ((!p->x && p->I) || (!p->output && !(infers && p->copy))))
     return BPTT_BAD_ARGUMENT;
   int lstm = p->cell == BPTT_LSTM;
   if (lstm ? !p->cells != !p->gates
@@ -84,6 +85,12 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
     for (int64_t b = 0; b < p->B; b++)
       if (p->lengths[b] < 0 || p->lengths[b] > (b && b != share(p->B, 0, 2).end ? p->lengths[b - 1] : p->T))
         return BPTT_BAD_ARGUMENT;
+  if ((p->x_order || p->copy || p->copy_order) && (op != BPTT_FORWARD || !p->lengths || !p->copy != !p->copy_order))
+    return BPTT_BAD_ARGUMENT;
+  for (int64_t b = 0; b < p->B; b++)
+    if ((p->x_order && (p->x_order[b] < 0 || p->x_order[b] >= p->B)) ||
+        (p->copy_order && (p->copy_order[b] < 0 || p->copy_order[b] >= p->B)))
+      return BPTT_BAD_ARGUMENT;
   *kernels = kernels_for(p);
   return *kernels ? BPTT_OK : BPTT_BAD_VARIANT;
 }

@@ -86,7 +86,7 @@ typedef struct {
   const void *x; /* (T, B, I) in */
   const void *h_0; /* (B, W) in, or NULL for zeros */
   const void *c_0; /* (B, H) in, or NULL for zeros */
-  void *output; /* (T, B, W) out; h_t; in for backward */
+  void *output; /* (T, B, W) out; h_t; in for backward. NULL for inference with `copy` */
   void *h_n; /* (B, W) out; may be the same array as h_0 */
   void *c_n; /* (B, H) out; may be the same array as c_0 */
   void *cells; /* (T, B, H) c_t: out of a training forward, in for backward; NULL for inference */
@@ -98,6 +98,9 @@ typedef struct {
                              and from there on; or NULL: T for all. What x and d_output hold past
                              a row's length is never read; output, cells and gates are zero there, and d_x, d_hidden
                              and d_cells. h_n and c_n are those after a row's last step. */
+  const int64_t *x_order; /* forward with lengths: (B), row b of x stands at row x_order[b]; or NULL: at b */
+  void *copy; /* forward with lengths: (T, B, W) out, the output again, row b at row copy_order[b]; or NULL */
+  const int64_t *copy_order; /* (B), each row once; or NULL without `copy` */
   const uint8_t *resets; /* (T, B) not zero where a row starts anew at step t, from the zero state; or NULL. No state
                             and no gradient crosses from t-1 to t there. */
 

@@ -69,7 +69,10 @@ typedef struct {
   REAL *middle; /* (B, H): what goes into the projection */
   REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
-  REAL *x; /* the inputs of their tokens, all threads, one after the other; or NULL: where they are given */
+  int gathers;
+  REAL *x; /* if so, the inputs of those tokens, all threads, one after the other; else (threads, B, I): of a step,
+              where they are in another order; or NULL */
+  REAL *two; /* (2, B, W): outputs of two steps, where only a copy is wanted of all; or NULL */
   REAL *own; /* own_states of all threads; or NULL */
   int64_t own_pitch;
 } NAME(forward_job);
@@ -113,7 +116,7 @@ static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, ra
   const bptt_problem *p = job->p;
   const int64_t n = rows.end - rows.begin, most = job->plan.chunk * n;
   NAME(chunk) found = {t, min_i64(t + job->plan.chunk, p->T), 0};
-  if (!job->x) {
+  if (!job->gathers) {
     found.tokens = (found.t1 - t) * n;
     return found;
   }
@@ -128,6 +131,19 @@ static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, ra
   return found;
 }
 
+/* Inputs of rows at step t, one after the other. */
+static void NAME(copy_inputs)(const bptt_problem *p, int64_t t, range rows, REAL *to) {
+  const REAL *x = (const REAL *)p->x + t * p->B * p->I;
+  if (p->I == 0)
+    return;
+  if (!p->x_order) {
+    memcpy(to, x + rows.begin * p->I, (size_t)((rows.end - rows.begin) * p->I) * sizeof(REAL));
+    return;
+  }
+  for (int64_t b = rows.begin; b < rows.end; b++, to += p->I)
+    memcpy(to, x + p->x_order[b] * p->I, (size_t)p->I * sizeof(REAL));
+}
+
 /* Its inputs, part `rank` of `size`, one token after the other. Without gaps all tiles are full, however many rows a
  * step has. */
 static void NAME(gather_inputs)(const NAME(forward_job) * job, const NAME(chunk) * chunk, range rows, REAL *to,
@@ -140,8 +156,7 @@ static void NAME(gather_inputs)(const NAME(forward_job) * job, const NAME(chunk)
     for (int part = 0; part < 2; part++) {
       const int64_t begin = valid.half[part].begin, count = valid.half[part].end - begin;
       const range own = share(count, rank, size);
-      memcpy(to + own.begin * p->I, (const REAL *)p->x + (t * p->B + begin + own.begin) * p->I,
-             (size_t)((own.end - own.begin) * p->I) * sizeof(REAL));
+      NAME(copy_inputs)(p, t, (range){begin + own.begin, begin + own.end}, to + own.begin * p->I);
       to += count * p->I;
     }
   }
@@ -197,7 +212,9 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, const NAME(own_sta
   int64_t state = p->B * p->H;
   s->down = (p->first_step + t) & 1;
   s->x = (const REAL *)p->x + t * p->B * p->I;
-  s->output = (REAL *)p->output + t * p->B * s->W;
+  s->output = job->two ? job->two + (t & 1) * p->B * s->W : (REAL *)p->output + t * p->B * s->W;
+  s->copy = p->copy ? (REAL *)p->copy + t * p->B * s->W : NULL;
+  s->copy_order = p->copy_order;
   s->h = p->P ? job->middle : s->output;
   s->c = own->c ? own->c : p->cells ? (REAL *)p->cells + t * state : p->c_n;
   s->c_row = own->c ? job->own_pitch : p->H;
@@ -209,7 +226,8 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, const NAME(own_sta
   s->h_pitch = s->seen_pitch = t > 0 && s->own_h ? job->own_pitch : s->W;
   s->c_pitch = t > 0 ? s->c_row : p->H;
   if (t > 0) {
-    s->h_prev = s->h_seen = s->own_h ? own->h[(t - 1) & 1] : s->output - p->B * s->W;
+    const REAL *before = job->two && !(t & 1) ? s->output + p->B * s->W : s->output - p->B * s->W;
+    s->h_prev = s->h_seen = s->own_h ? own->h[(t - 1) & 1] : before;
     s->c_prev = p->cells ? s->c - state : s->c;
     return;
   }
@@ -275,6 +293,8 @@ static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
          own_bytes = (size_t)(own.end - own.begin) * sizeof(REAL);
   for (int64_t b = rows.begin; b < rows.end; b++) {
     memset(s->output + b * s->W + own.begin, 0, own_bytes);
+    if (s->copy)
+      memset(s->copy + s->copy_order[b] * s->W + own.begin, 0, own_bytes);
     if (!s->gates) /* without gates c is the state, which stays as it is */
       continue;
     if (HAS_CELL_STATE)
@@ -291,7 +311,9 @@ static void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forwar
   for (int64_t b = rows.begin; b < rows.end; b++) {
     int64_t to = b * p->H + units.begin, steps = p->lengths ? p->lengths[b] : p->T, last = (steps - 1) * p->B;
     int64_t at = b * s->W + own.begin;
-    const REAL *h = steps ? (const REAL *)p->output + last * s->W + at : p->h_0 ? (const REAL *)p->h_0 + at : job->zero;
+    const REAL *output =
+        job->two ? (const REAL *)p->copy + p->copy_order[b] * s->W + own.begin : (const REAL *)p->output + at;
+    const REAL *h = steps ? output + last * s->W : p->h_0 ? (const REAL *)p->h_0 + at : job->zero;
     memmove((REAL *)p->h_n + at, h, (size_t)(own.end - own.begin) * sizeof(REAL));
     if (!HAS_CELL_STATE)
       continue;
@@ -337,7 +359,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
     bptt_team_fetch(p->h_0, p->h_0 ? h_bytes : 0);
     bptt_team_fetch(p->x, p->T ? p->B * p->I * (int64_t)sizeof(REAL) : 0);
   }
-  REAL *gathered = job->x && split_rows ? job->x + rows.begin * plan->chunk * p->I : job->x;
+  REAL *gathered = !job->gathers ? NULL : split_rows ? job->x + rows.begin * plan->chunk * p->I : job->x;
   for (int64_t t0 = 0, t1; t0 < p->T; t0 = t1) {
     const NAME(chunk) chunk = NAME(chunk_from)(job, t0, rows);
     t1 = chunk.t1;
@@ -356,6 +378,12 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
         s.rows = valid_rows(p, t, &all, &s.rows);
         for (int part = 0; part < 2; part++)
           NAME(forward_past)(&s, (range){s.rows.half[part].end, all.half[part].end});
+      }
+      if (job->x && !gathered) {
+        REAL *x = job->x + rank * p->B * p->I;
+        for (int part = 0; part < 2; part++)
+          NAME(copy_inputs)(p, t, s.rows.half[part], x + s.rows.half[part].begin * p->I);
+        s.x = x;
       }
       done += count_rows(&s.rows);
       if (p->resets)
@@ -415,8 +443,11 @@ static NAME(forward_job) NAME(forward_plan)(const bptt_problem *p, arena *a) {
     job.gates = arena_take(a, p->B * SAVED, p->H * real);
   if (job.plan.hoist)
     job.z = arena_take(a, job.plan.chunk * p->B * (1 + job.plan.fills), job.w.blocks * GATES * LANES * real);
-  if (job.plan.hoist && p->lengths)
-    job.x = arena_take(a, job.plan.chunk * p->B, p->I * real);
+  job.gathers = job.plan.hoist && p->lengths;
+  if (job.gathers || p->x_order)
+    job.x = arena_take(a, p->B * (job.gathers ? job.plan.chunk : job.plan.threads), p->I * real);
+  if (!p->output && p->copy)
+    job.two = arena_take(a, 2 * p->B, W * real);
   if (job.plan.owns_h || job.plan.owns_c) {
     job.own_pitch = ceil_div(p->H, LANES) * LANES;
     int64_t rows = job.plan.split == BPTT_SPLIT_ROWS ? p->B : p->B * job.plan.threads;

@@ -20,6 +20,8 @@ NOINLINE void NAME(second_leave)(const NAME(forward_step) * s, vec sum, int64_t 
   if (HAS_CELL_STATE && s->zone.on)
     h = NAME(zone_mix)(NAME(zone_kept)(&s->zone, s->zone.h, b * s->W + unit), h_prev, h); /* (L27) */
   vstore_n(s->output + b * s->W + unit, h, lanes);
+  if (s->copy)
+    vstore_n(s->copy + s->copy_order[b] * s->W + unit, h, lanes);
 }
 
 /* Rows b .. b+R-1 of one panel of V vectors. */

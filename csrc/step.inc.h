@@ -14,6 +14,8 @@ typedef struct {
   int64_t c_row, own_pitch;
   REAL *gates;             /* (B, SAVED, H) or NULL */
   REAL *output;            /* (B, W): h, or what the second product makes */
+  REAL *copy;              /* the same once more, row b at copy_order[b]; or NULL */
+  const int64_t *copy_order;
   const REAL *middle;      /* of the second product: rows middle_pitch apart */
   int64_t middle_pitch;
   cell_options options;
@@ -89,6 +91,13 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore(s->own_h + b * s->own_pitch + block * LANES, a);
 }
 
+/* Numbers [unit, unit + count) of rows b .. b+rows-1 of the output once more, where a copy of it is wanted. */
+NOINLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t b, int64_t unit, int64_t count) {
+  const size_t bytes = (size_t)min_i64(count, s->W - unit) * sizeof(REAL);
+  for (int64_t end = b + rows; b < end; b++)
+    memcpy(s->copy + s->copy_order[b] * s->W + unit, s->output + b * s->W + unit, bytes);
+}
+
 /* b + W_ih x of row b and a panel. */
 INLINE const REAL *NAME(hoisted)(const NAME(forward_step) * s, int64_t b, int64_t panel) {
   const int each = GATES == 1 ? WIDE_VECS : GATES, vecs = NAME(forward_vecs)(s->H, panel);
@@ -108,6 +117,8 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
     NAME(forward_state)(s, z[r], b + r, block, lanes);
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
+  if (s->copy && s->h == s->output)
+    NAME(forward_copy)(s, rows, b, block * LANES, LANES);
 }
 
 /* The lines that the cells of R rows of one block write: list[R * WRITTEN]. Written unasked for, they leave the cells
@@ -235,6 +246,8 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   }
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
+  if (s->copy && s->h == s->output)
+    NAME(forward_copy)(s, rows, b, block * LANES, LANES);
 }
 
 #endif
@@ -268,6 +281,8 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(forward_state)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
   for (int n = 0; n < N; n++)
     NAME(forward_hidden)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
+  if (s->copy && s->h == s->output)
+    NAME(forward_copy)(s, 1, b, block * LANES, N * LANES);
 }
 
 #else
@@ -275,13 +290,15 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
 /* The cells of rows b .. b+rows-1, V vectors from vector `first` on, given their sums [row][V][LANES]. */
 NOINLINE void NAME(forward_vectors)(const NAME(forward_step) * s, int rows, int V, const REAL *sum, int64_t b,
                                     int64_t first) {
-  for (int64_t end = b + rows; b < end; b++)
+  for (int r = 0; r < rows; r++)
     for (int v = 0; v < V; v++, sum += LANES) {
       int lanes = NAME(used_lanes)(s, first + v);
       vec z[GATES] = {vload(sum)};
-      NAME(forward_state)(s, z, b, first + v, lanes);
-      NAME(forward_hidden)(s, z, b, first + v, lanes);
+      NAME(forward_state)(s, z, b + r, first + v, lanes);
+      NAME(forward_hidden)(s, z, b + r, first + v, lanes);
     }
+  if (s->copy)
+    NAME(forward_copy)(s, rows, b, first * LANES, V * LANES);
 }
 
 /* Rows b .. b+rows-1 of one panel, at most a tile: the products of (R1), then the cells. */

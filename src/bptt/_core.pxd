@@ -42,6 +42,9 @@ cdef extern from "bptt.h" nogil:
         void *cells
         void *gates
         const int64_t *lengths
+        const int64_t *x_order
+        void *copy
+        const int64_t *copy_order
         const uint8_t *resets
         void *d_output
         void *d_h_n

@@ -59,7 +59,7 @@ def forward_call(
     x: _Array,
     h_0: _Array | None,
     c_0: _Array | None,
-    output: _Array,
+    output: _Array | None,
     h_n: _Array,
     c_n: _Array | None,
     cells: _Array | None,
@@ -68,6 +68,9 @@ def forward_call(
     resets: _Array | None = None,
     seed: int | None = None,
     first_step: int = 0,
+    x_order: _Array | None = None,
+    copy: _Array | None = None,
+    copy_order: _Array | None = None,
 ) -> Call: ...
 def backward_call(
     cell: Cell,

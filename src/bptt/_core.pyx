@@ -339,12 +339,13 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
 
 
 def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
-                 lengths=None, resets=None, seed=None, int64_t first_step=0):
+                 lengths=None, resets=None, seed=None, int64_t first_step=0, x_order=None, copy=None, copy_order=None):
     """Return the call that runs a sequence.
 
     It fills output (T,B,W), h_n (B,W), c_n (B,H) and, for training, cells (T,B,H), gates (T,B,4,H); W is P with a
     projection, else H. Dropout of h and zoneout draw from `seed`, if there is one; `first_step` steps of the sequence
-    came before.
+    came before. With lengths row b of x may stand at row x_order[b], and the output is written to `copy` (T,B,W) again,
+    row b at row copy_order[b]; for inference `output` may then be None.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -355,8 +356,12 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
         p[0] = packed.problem
     p.threads = threads
     fill_forward(p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
+    p.copy = take(copy, p.dtype, p.T * p.B * width(p), "copy")
+    p.x_order = <const int64_t *>take_as(x_order, cnp.NPY_INT64, p.B, "x_order")
+    p.copy_order = <const int64_t *>take_as(copy_order, cnp.NPY_INT64, p.B, "copy_order")
     call.op = BPTT_FORWARD
-    call.held = parameters, packed, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets
+    call.held = (parameters, packed, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, x_order, copy,
+                 copy_order)
     return call
 
 

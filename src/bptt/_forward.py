@@ -60,9 +60,8 @@ def infer(
     h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
-    program, states = Program(core, layout), (course.sorted(h_0), course.sorted(c_0))
-    given = course.sorted_steps(program, x), *states
-    return through_layers(program, weights, packs, *given, course, None)
+    given = Program(core, layout), weights, packs, x, course.order
+    return through_layers(*given, course.sorted(h_0), course.sorted(c_0), course, None)
 
 
 def forward(
@@ -95,7 +94,7 @@ def forward(
     x, h_0, c_0 = course.sorted_steps(program, x), course.sorted(h_0), course.sorted(c_0)
     inputs = [x, *new_inputs(layout, hidden, masks)] if layout.layers > 1 else [x]
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
-    return *through_layers(program, weights, None, x, h_0, c_0, course, kept), kept
+    return *through_layers(program, weights, None, x, None, h_0, c_0, course, kept), kept
 
 
 def through_layers(
@@ -103,6 +102,7 @@ def through_layers(
     weights: Sequence[Weights] | None,
     packs: Sequence[Any] | None,
     x: Array,
+    x_order: Array | None,
     h_0: Array | None,
     c_0: Array | None,
     course: Course,
@@ -110,32 +110,36 @@ def through_layers(
 ) -> tuple[Array, Array, Array | None]:
     """Run every part, rows as they run, and fill `kept` if it is given. Returns what `infer` does.
 
-    What `program` holds already comes first.
+    What `program` holds already comes first. With `x_order` row b of `x` stands at row x_order[b].
     """
     layout, (T, B, _) = program.layout, x.shape
     h_n, c_n = states_of(layout, B)
     D, P, last = layout.directions, layout.width, layout.layers - 1
-    output = kept.hidden[last] if kept and D == 1 else empty((T, B, D * P), layout.dtype)
+    stays = kept is not None and D == 1 and course.order is None
+    output = kept.hidden[last] if kept and stays else empty((T, B, D * P), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
-        onward = Onward(program, weights, packs, x, h_0, c_0, course, kept, output, h_n, c_n)
+        onward = Onward(program, weights, packs, x, x_order, h_0, c_0, course, kept, output, h_n, c_n)
         in_pieces = last and D == 1 and not (kept and kept.starts)
         pieces = pieces_of(layout, T, B, kept is not None) if in_pieces else None
         if pieces and len(pieces.spans) > 1:
             add_waves(onward, pieces)
         else:
             add_layers(onward)
-    output = course.unsorted_steps(program, output)
-    program.run()
+        program.run()
     return output, course.unsorted(h_n), course.unsorted(c_n)
 
 
 class Onward(NamedTuple):
-    """What the parts of a forward pass read, and where what they fill stands: as `through_layers` has it."""
+    """What the parts of a forward pass read, and where what they fill stands: as `through_layers` has it.
+
+    In `output` rows stand as they came.
+    """
 
     program: Program
     weights: Sequence[Weights] | None
     packs: Sequence[Any] | None
     x: Array
+    x_order: Array | None
     h_0: Array | None
     c_0: Array | None
     course: Course
@@ -144,21 +148,32 @@ class Onward(NamedTuple):
     h_n: Array
     c_n: Array | None
 
-    def call(self, n: int, x: Array, to: Array, span: tuple[int, int] | None = None) -> Any:
+    @property
+    def copies(self) -> bool:
+        """Whether rows of the last output stand as they run for a tape, or nowhere, and as they came."""
+        return self.program.layout.directions == 1 and self.course.order is not None
+
+    def call(self, n: int, x: Array, to: Array | None, span: tuple[int, int] | None = None) -> Any:
         """Return the call of part n over its input, as it meets that, to `to`: all steps, or a span."""
-        program, weights, packs, _, h_0, c_0, course, kept, _, h_n, c_n = self
-        begin, before = 0, (at(h_0, n), at(c_0, n))
+        program, weights, packs, _, x_order, h_0, c_0, course, kept, output, h_n, c_n = self
+        layout, begin, before = program.layout, 0, (at(h_0, n), at(c_0, n))
         tape = [at(kept.cells, n), at(kept.gates, n)] if kept else [None, None]
-        rows = course.of(n % program.layout.directions)
+        rows = course.of(n % layout.directions)
         if span:
             begin, end = span
             tape = [None if array is None else array[begin:end] for array in tape]
-            rows = cut(*rows, begin, end)
+            rows, output = cut(*rows, begin, end), output[begin:end]
             if begin:
                 before = (h_n[n], at(c_n, n))
         given = (weights and weights[n], packs and packs[n], x, *before)
         results = (to, h_n[n], at(c_n, n), *tape)
-        return program.forward(*given, *results, *rows, *(kept.draws(n, begin) if kept else ()))
+        draws = kept.draws(n, begin) if kept else ()
+        if course.order is None:
+            return program.forward(*given, *results, *rows, *draws)
+        orders: dict[str, Any] = {} if n else {"x_order": x_order}
+        if self.copies and n == layout.parts - 1:
+            orders |= {"copy": output, "copy_order": course.order}
+        return program.forward(*given, *results, *rows, *draws, **orders)
 
 
 def add_layers(onward: Onward) -> None:
@@ -168,20 +183,26 @@ def add_layers(onward: Onward) -> None:
     P, D, last = layout.width, layout.directions, layout.layers - 1
     room = Room(T * B * max(x.shape[2], D * P), layout.dtype)
     for layer in range(layout.layers):
-        outputs, calls = [], []
+        outputs: list[Any] = []
+        calls = []
         for d in range(D):
             n = layer * D + d
+            to: Array | None
             if kept:
                 to = kept.hidden[n]
+            elif layer == last and D == 1:
+                to = None if onward.copies else onward.output
             else:
-                to = onward.output if layer == last and D == 1 else room(("h", layer % 2, d), (T, B, P))
+                to = room(("h", layer % 2, d), (T, B, P))
             outputs.append(to)
             a = x
             if d:
                 a = room("turned", x.shape)
-                program.move(a, x, turned=True, lengths=course.lengths)
+                order = None if layer else onward.x_order
+                program.move(a, x, turned=True, lengths=course.lengths, order=order)
             if kept and kept.starts:
                 assert onward.weights is not None
+                assert to is not None
                 part = _recompute.part_of(program, onward.weights, kept, n, a)
                 filled = (to, onward.h_n[n], at(onward.c_n, n), at(kept.starts.cells, n))
                 _recompute.add_forward(program, part, at(onward.c_0, n), kept.starts.every, *filled)
@@ -192,21 +213,30 @@ def add_layers(onward: Onward) -> None:
         if layer < last:
             x = kept.inputs[layer + 1] if kept else outputs[0] if D == 1 else room("joined", (T, B, D * P))
             add_joined(program, x, outputs, kept.masks[layer] if kept and kept.masks else None, course)
-        elif D == 2:
-            add_joined(program, onward.output, outputs, None, course)
+        elif D == 2 or (kept and kept.starts):
+            add_joined(program, onward.output, outputs, None, course, course.order)
 
 
 def add_joined(
-    program: Program, to: Array, outputs: Sequence[Array], mask: Array | None, course: Course
+    program: Program,
+    to: Array,
+    outputs: Sequence[Any],
+    mask: Array | None,
+    course: Course,
+    order: Array | None = None,
 ) -> None:
-    """Put the outputs of the directions side by side, time ascending, under a mask if there is one."""
+    """Put the outputs of the directions side by side, time ascending, under a mask if there is one.
+
+    With an order row b goes to row order[b].
+    """
     P = program.layout.width
-    if to is outputs[0]:
-        return
+    if len(outputs) == 1 and mask is None and order is None:
+        return  # it is that of the only direction
     for d, output in enumerate(outputs):
         units = slice(d * P, (d + 1) * P)
         scale = None if mask is None else mask[..., units]
-        program.move(to[..., units], output, scale=scale, turned=bool(d), lengths=course.lengths)
+        how: dict[str, Any] = {"scale": scale, "turned": bool(d), "order": order, "back": True}
+        program.move(to[..., units], output, lengths=course.lengths, **how)
 
 
 def pieces_of(layout: Layout, T: int, B: int, keeps: bool) -> Pieces:
@@ -225,11 +255,13 @@ def add_waves(onward: Onward, pieces: Pieces) -> None:
     onward = onward._replace(packs=packs)
     between = empty((0 if kept else last, 2, spans[0][1], B, P), layout.dtype)
 
-    def output_of(n: int, k: int) -> Array:
+    def output_of(n: int, k: int) -> Any:
         begin, end = spans[k]
+        if kept:
+            return kept.hidden[n][begin:end]
         if n == last:
-            return onward.output[begin:end]
-        return kept.hidden[n][begin:end] if kept else between[n, k % 2, : end - begin]
+            return None if onward.copies else onward.output[begin:end]
+        return between[n, k % 2, : end - begin]
 
     def call(n: int, k: int) -> Any:
         begin, end = spans[k]

@@ -33,9 +33,9 @@ class Program:
         self._stages: list[Any] = []
         self._packs: dict[int, Any] = {}
 
-    def forward(self, *given: Any) -> Any:
+    def forward(self, *given: Any, **more: Any) -> Any:
         """Return the core's call of a part forward, for `add`."""
-        return self.core.forward_call(self.cell, self.threads, *given)
+        return self.core.forward_call(self.cell, self.threads, *given, **more)
 
     def backward(self, *given: Any, **more: Any) -> Any:
         """Return the core's call of a part backward, for `add`."""

@@ -90,7 +90,7 @@ def forward(
     x: Array,
     h_0: Array | None,
     c_0: Array | None,
-    output: Array,
+    output: Array | None,
     h_n: Array,
     c_n: Array | None,
     cells: Array | None,
@@ -99,11 +99,16 @@ def forward(
     resets: Array | None = None,
     seed: int | None = None,
     first_step: int = 0,
+    x_order: Array | None = None,
+    copy: Array | None = None,
+    copy_order: Array | None = None,
 ) -> None:
     """Fill output (T,B,P), h_n (B,P), c_n (B,H) and, if given, cells (T,B,H) and gates (T,B,4,H).
 
-    P is H but for a projection.
+    P is H but for a projection. Row b of x may stand at row x_order[b], and the output go to `copy` again,
+    row b to row copy_order[b].
     """
+    x = x if x_order is None else x[:, x_order]
     weights = _named(packed.parameters if packed is not None else parameters)
     h_0 = _or_zeros(h_0, h_n)
     if cell.kind == "LSTM":
@@ -121,6 +126,8 @@ def forward(
     for target, result in zip(targets, results, strict=True):
         if target is not None:
             target[...] = result
+    if copy is not None:
+        copy[:, copy_order] = results[0]
 
 
 def backward(
