@@ -17,7 +17,7 @@
 #endif
 #endif
 
-enum { MOST_BLOCKS = 256, GUARD_BYTES = 256, GUARD = 0xa5 };
+enum { MOST_BLOCKS = 512, GUARD_BYTES = 256, GUARD = 0xa5 };
 
 static struct {
   char *map;       /* mapping of `mapped` usable bytes and a page that may not be touched */

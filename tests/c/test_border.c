@@ -145,6 +145,21 @@ static void test_missing_pointers(void) {
     EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
     EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
   }
+  static const int64_t order[] = {1, 0}, outside[] = {0, 2}, negative[] = {-1, 0}, whole[] = {3, 2};
+  for (int n = 0; n < 8; n++) {
+    p = good, p.lengths = n ? whole : NULL, p.cells = p.gates = NULL;
+    p.x_order = n == 1 ? outside : n == 2 ? negative : n < 5 ? order : NULL;
+    p.copy = n == 3 || n > 4 ? p.h_n : NULL; /* refused before it is written, unless all is as it should be */
+    p.copy_order = n == 4 ? order : n == 5 ? outside : n == 6 ? negative : NULL;
+    EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
+  }
+  p = good, p.lengths = whole, p.x_order = order;
+  EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
+  p = good, p.lengths = whole, p.output = NULL; /* nothing to write to */
+  p.cells = p.gates = NULL;
+  EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
+  p = good, p.lengths = whole, p.output = NULL, p.copy = p.h_n, p.copy_order = order; /* a tape without outputs */
+  EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
   p = good, p.cell = BPTT_GRU; /* which has no cell state and no peepholes */
   EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
   EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);

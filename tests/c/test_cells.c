@@ -63,6 +63,31 @@ static void check_clipped(const bptt_problem *p, const int64_t *first, int64_t c
   expect(!memcmp(first, p->clipped, (size_t)count * sizeof *first), "counts differ", p);
 }
 
+/* Inputs in another order, outputs in a third, alone or beside those of a call: what the call gave. */
+static void check_orders(bptt_problem p, const void *x, const void *output, int64_t W, int keeps) {
+  int64_t *x_order = block_new((size_t)p.B * sizeof *x_order), *copy_order = block_new((size_t)p.B * sizeof *x_order);
+  const size_t in = (size_t)p.I * number(&p), out = (size_t)W * number(&p);
+  char *moved = array(&p, p.T * p.B * p.I, 0);
+  for (int64_t b = 0; b < p.B; b++)
+    x_order[b] = (b + p.B / 2 + 1) % p.B, copy_order[b] = p.B - 1 - b;
+  for (int64_t t = 0; t < p.T; t++)
+    for (int64_t b = 0; b < p.B; b++)
+      memcpy(moved + (size_t)(t * p.B + x_order[b]) * in, (const char *)x + (size_t)(t * p.B + b) * in, in);
+  const void *h_n = p.h_n;
+  p.x = moved, p.x_order = x_order, p.copy = array(&p, p.T * p.B * W, 0), p.copy_order = copy_order;
+  p.output = keeps ? array(&p, p.T * p.B * W, 0) : NULL, p.h_n = array(&p, p.B * W, 0);
+  expect(bptt_workspace(&p, BPTT_FORWARD, &p.workspace_bytes) == BPTT_OK, "workspace", &p);
+  p.workspace = block_new((size_t)p.workspace_bytes);
+  expect(bptt_forward(&p) == BPTT_OK, "forward in another order", &p);
+  expect(!keeps || !memcmp(p.output, output, (size_t)(p.T * p.B) * out), "the order of x changes bits", &p);
+  expect(!memcmp(p.h_n, h_n, (size_t)p.B * out), "the order of x changes bits of h_n", &p);
+  for (int64_t t = 0; t < p.T; t++)
+    for (int64_t b = 0; b < p.B; b++)
+      expect(!memcmp((char *)p.copy + (size_t)(t * p.B + copy_order[b]) * out,
+                     (const char *)output + (size_t)(t * p.B + b) * out, out),
+             "a copy has other bits", &p);
+}
+
 static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
   static const double bounds[3] = {0.05, 0.03, 0.02};
   int64_t *counts = NULL;
@@ -106,11 +131,15 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
       p.workspace = block_new((size_t)p.workspace_bytes);
       expect(bptt_forward(&p) == BPTT_OK, "forward", &p);
       void *inferred = p.output;
+      if (with_spans)
+        check_orders(p, x, inferred, W, 0), check_orders(p, x, inferred, W, 1);
       p.output = array(&p, tokens * W, 0);
       p.cells = lstm ? array(&p, tokens * p.H, 0) : NULL;
       p.gates = p.cell == BPTT_RNN ? NULL : array(&p, 4 * tokens * p.H, 0);
       expect(bptt_forward(&p) == BPTT_OK, "training forward", &p);
       expect(!memcmp(inferred, p.output, (size_t)(tokens * W) * number(&p)), "inference has other bits", &p);
+      if (with_spans)
+        check_orders(p, x, inferred, W, 1);
       expect(all_finite(&p, p.output, tokens * W) && all_finite(&p, p.h_n, bh), "output is not finite", &p);
       p.d_x = array(&p, tokens * p.I, 0), p.d_h_0 = array(&p, bh, 0), p.d_c_0 = lstm ? array(&p, bc, 0) : NULL;
       p.d_weight_ih = array(&p, G * p.I, 0), p.d_weight_hh = array(&p, G * W, 0);
