@@ -285,14 +285,15 @@ static range NAME(own_outputs)(const NAME(forward_step) * s) {
   return (range){min_i64(s->second.begin * each, s->W), min_i64(s->second.end * each, s->W)};
 }
 
-/* Zeros for rows past their length: this thread's units of them. */
-static void NAME(forward_past)(const NAME(forward_step) * s, range rows) {
+/* Zeros for rows past their length, in whatever is kept of all steps: this thread's units of them. */
+static void NAME(forward_past)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
   const int64_t H = s->H;
   const range units = NAME(forward_units)(H, s->panels), own = NAME(own_outputs)(s);
   size_t bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
          own_bytes = (size_t)(own.end - own.begin) * sizeof(REAL);
   for (int64_t b = rows.begin; b < rows.end; b++) {
-    memset(s->output + b * s->W + own.begin, 0, own_bytes);
+    if (!job->two)
+      memset(s->output + b * s->W + own.begin, 0, own_bytes);
     if (s->copy)
       memset(s->copy + s->copy_order[b] * s->W + own.begin, 0, own_bytes);
     if (!s->gates) /* without gates c is the state, which stays as it is */
@@ -377,7 +378,7 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
       if (p->lengths) {
         s.rows = valid_rows(p, t, &all, &s.rows);
         for (int part = 0; part < 2; part++)
-          NAME(forward_past)(&s, (range){s.rows.half[part].end, all.half[part].end});
+          NAME(forward_past)(job, &s, (range){s.rows.half[part].end, all.half[part].end});
       }
       if (job->x && !gathered) {
         REAL *x = job->x + rank * p->B * p->I;

@@ -91,11 +91,17 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore(s->own_h + b * s->own_pitch + block * LANES, a);
 }
 
-/* Numbers [unit, unit + count) of rows b .. b+rows-1 of the output once more, where a copy of it is wanted. */
-NOINLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t b, int64_t unit, int64_t count) {
-  const size_t bytes = (size_t)min_i64(count, s->W - unit) * sizeof(REAL);
-  for (int64_t end = b + rows; b < end; b++)
-    memcpy(s->copy + s->copy_order[b] * s->W + unit, s->output + b * s->W + unit, bytes);
+/* Vectors [first, first + vecs) of rows b .. b+rows-1 of h once more, where a copy of the output is wanted. */
+NOINLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+  for (int64_t end = b + rows; b < end; b++) {
+    const REAL *from = s->output + b * s->W;
+    REAL *to = s->copy + s->copy_order[b] * s->W;
+    for (int64_t unit = first * LANES, stop = unit + vecs * LANES; unit < stop; unit += LANES)
+      if (unit + LANES <= s->W)
+        vstore(to + unit, vload(from + unit));
+      else
+        vstore_n(to + unit, vload_n(from + unit, (int)(s->W - unit)), (int)(s->W - unit));
+  }
 }
 
 /* b + W_ih x of row b and a panel. */
@@ -118,7 +124,7 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
   if (s->copy && s->h == s->output)
-    NAME(forward_copy)(s, rows, b, block * LANES, LANES);
+    NAME(forward_copy)(s, rows, b, block, 1);
 }
 
 /* The lines that the cells of R rows of one block write: list[R * WRITTEN]. Written unasked for, they leave the cells
@@ -247,7 +253,7 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
   if (s->copy && s->h == s->output)
-    NAME(forward_copy)(s, rows, b, block * LANES, LANES);
+    NAME(forward_copy)(s, rows, b, block, 1);
 }
 
 #endif
@@ -282,7 +288,7 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
   for (int n = 0; n < N; n++)
     NAME(forward_hidden)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
   if (s->copy && s->h == s->output)
-    NAME(forward_copy)(s, 1, b, block * LANES, N * LANES);
+    NAME(forward_copy)(s, 1, b, block, N);
 }
 
 #else
@@ -298,7 +304,7 @@ NOINLINE void NAME(forward_vectors)(const NAME(forward_step) * s, int rows, int 
       NAME(forward_hidden)(s, z, b + r, first + v, lanes);
     }
   if (s->copy)
-    NAME(forward_copy)(s, rows, b, first * LANES, V * LANES);
+    NAME(forward_copy)(s, rows, b, first, V);
 }
 
 /* Rows b .. b+rows-1 of one panel, at most a tile: the products of (R1), then the cells. */
