@@ -73,7 +73,7 @@ ALLOWED = {
     "_settings": {"_check"},
     "parameters": {"_check", "_memory"},
     "tape": {"_check", "_course", "_kept", "parameters"},
-    "_course": {"_check", "_memory"},
+    "_course": {"_check", "_memory", "_program"},
     "_program": {"_check", "_memory", "_threads"},
     "_recompute": {"_course", "_kept", "_memory", "_program", "parameters"},  # the last for the types alone
     "_kept": {"_check", "_course", "_memory", "_recompute"},
@@ -184,7 +184,8 @@ def test_layering_of_the_reference(path):
 
 
 # The same inside bptt.torch, whose modules bring parameters of their own to what is below the layers.
-DOOR = {"_backend", "_backward", "_check", "_course", "_forward", "_kept", "_memory", "layers", "parameters"}
+DOOR = {"_backend", "_backward", "_check", "_course", "_forward", "_kept", "_memory", "_program", "layers"}
+DOOR |= {"parameters"}
 TORCH = {
     "__init__": {"modules", "swap"},
     "plan": DOOR,

@@ -55,7 +55,8 @@ def backward(
         add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
         d_x = course.unsorted_steps(program, found.x)
         program.run()
-        found = found._replace(x=d_x)
+        if d_x is not found.x:
+            found = found._replace(x=d_x)
     else:
         found = through_blocks(program, weights, kept, *errors, parameters, wanted, once)
     if course is ALL_STEPS and (D == 1 or not (wanted.steps or wanted.norms)):
@@ -189,6 +190,15 @@ def add_layers(
     if not B:
         return
 
+    if layout.parts == 1 and not kept.starts:
+        errors = d_output, at(d_h_n, 0), at(d_c_n, 0)
+        program.add(
+            call_of(
+                program, weights[0], kept, 0, kept.inputs[0], errors, d_weights[0], wanted, found, found.x
+            )
+        )
+        return
+
     def turned(array: Array, name: str) -> Array:
         """Return a sequence as the reverse direction meets it: read downwards if all rows are as long."""
         if lengths is None and not kept.starts:
@@ -215,23 +225,16 @@ def add_layers(
                 d_x = None
             d_inputs.append(d_x)
             a = turned(x, "x") if d else x
-            given = (all_errors[d], at(d_h_n, n), at(d_c_n, n))
-            states, steps = (found.h_0[n], at(found.c_0, n)), (at(found.hidden, n), at(found.cells, n))
-            clip, counted = wanted.step_clip, (at(found.clipped, n), at(found.norms, n))
+            errors = all_errors[d], at(d_h_n, n), at(d_c_n, n)
             if kept.starts:
+                states, steps = (found.h_0[n], at(found.c_0, n)), (at(found.hidden, n), at(found.cells, n))
+                counted = (at(found.clipped, n), at(found.norms, n))
                 part = _recompute.part_of(program, weights, kept, n, a)
                 starts, every = at(kept.starts.cells, n), kept.starts.every
-                results = (d_x, states, d_weights[n], steps, clip, counted)
-                _recompute.add_backward(program, part, kept.hidden[n], starts, every, given, *results)
+                results = (d_x, states, d_weights[n], steps, wanted.step_clip, counted)
+                _recompute.add_backward(program, part, kept.hidden[n], starts, every, errors, *results)
                 continue
-            initial = (at(kept.h_0, n), at(kept.c_0, n))
-            tape = (a, *initial, kept.hidden[n], at(kept.cells, n), at(kept.gates, n))
-            filled = (d_x, *states, d_weights[n], *steps)
-            measures: dict[str, Any] = dict(zip(("clipped", "norms"), counted, strict=True))
-            if wanted.truncate:
-                measures["truncate"] = wanted.truncate
-            call = (weights[n], *tape, *given, *filled, *course.of(d), *kept.draws(n))
-            calls.append(program.backward(*call, step_clip=clip, **measures))
+            calls.append(call_of(program, weights[n], kept, n, a, errors, d_weights[n], wanted, found, d_x))
         if calls:
             program.add(*calls)
         d_output = d_inputs[0]
@@ -240,3 +243,29 @@ def add_layers(
         if layer and kept.masks:
             assert d_output is not None
             program.move(d_output, d_output, scale=kept.masks[layer - 1])
+
+
+def call_of(
+    program: Program,
+    weights: Weights,
+    kept: Kept,
+    n: int,
+    x: Array,
+    errors: tuple[Array | None, Array | None, Array | None],
+    d_weights: Weights,
+    wanted: Wanted,
+    found: Slopes,
+    d_x: Array | None,
+) -> Any:
+    """Return the call of part n, over its input as it meets that."""
+    more: dict[str, Any] = {"step_clip": wanted.step_clip}
+    if wanted.truncate:
+        more["truncate"] = wanted.truncate
+    if found.clipped is not None:
+        more["clipped"] = found.clipped[n]
+    if found.norms is not None:
+        more["norms"] = found.norms[n]
+    tape = x, at(kept.h_0, n), at(kept.c_0, n), kept.hidden[n], at(kept.cells, n), at(kept.gates, n)
+    filled = d_x, found.h_0[n], at(found.c_0, n), d_weights, at(found.hidden, n), at(found.cells, n)
+    rows = kept.course.of(n % program.layout.directions)
+    return program.backward(weights, *tape, *errors, *filled, *rows, *kept.draws(n), **more)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -251,7 +252,8 @@ def step_clip(value: Any, has_cell_state: bool) -> tuple[float, float, float] | 
     return hidden, cell, gates
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Layout:
     """What arrays a layer takes and gives: sizes, dtype, order of axes.
 
     Attributes
@@ -268,6 +270,16 @@ class Layout(NamedTuple):
         Arguments of ``Cell`` in the core: "LSTM", "GRU" or "RNN", activations, coupled, and so on.
     proj_size : int
         P, or 0 without a projection.
+    has_cell_state : bool
+        Whether a state is a pair (h, c).
+    saved : int
+        How many gates of each unit a tape keeps.
+    width : int
+        Numbers in h of one direction: P with a projection, else H.
+    draws : bool
+        Whether there is recurrent dropout or zoneout.
+    parts : int
+        L * D: what has a state of its own.
     """
 
     input_size: int
@@ -278,31 +290,23 @@ class Layout(NamedTuple):
     directions: int = 1
     cell: tuple[Any, ...] = ("LSTM",)
     proj_size: int = 0
+    # Once for all calls: a short one asks some forty times.
+    has_cell_state: bool = field(init=False, repr=False, compare=False)
+    saved: int = field(init=False, repr=False, compare=False)
+    width: int = field(init=False, repr=False, compare=False)
+    draws: bool = field(init=False, repr=False, compare=False)
+    parts: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def has_cell_state(self) -> bool:
-        """Whether a state is a pair (h, c)."""
-        return bool(self.cell[0] == "LSTM")
-
-    @property
-    def saved(self) -> int:
-        """How many gates of each unit a tape keeps."""
-        return 0 if self.cell[0] == "RNN" else 4
-
-    @property
-    def width(self) -> int:
-        """Numbers in h of one direction: P with a projection, else H."""
-        return self.proj_size or self.hidden_size
-
-    @property
-    def draws(self) -> bool:
-        """Whether there is recurrent dropout or zoneout."""
-        return any(self.cell[5:7])
-
-    @property
-    def parts(self) -> int:
-        """L * D: what has a state of its own."""
-        return self.layers * self.directions
+    def __post_init__(self) -> None:
+        derived = {
+            "has_cell_state": self.cell[0] == "LSTM",
+            "saved": 0 if self.cell[0] == "RNN" else 4,
+            "width": self.proj_size or self.hidden_size,
+            "draws": any(self.cell[5:7]),
+            "parts": self.layers * self.directions,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def sequence(self, x: Any) -> tuple[NDArray[Any], bool]:
         """Return `x` as a (T, B, I) array fit for the kernels, and whether it came with a batch axis."""

@@ -119,10 +119,13 @@ def through_layers(
     output = kept.hidden[last] if kept and stays else empty((T, B, D * P), layout.dtype)
     if B:  # without rows there is nothing to fill, however many steps
         onward = Onward(program, weights, packs, x, x_order, h_0, c_0, course, kept, output, h_n, c_n)
-        in_pieces = last and D == 1 and not (kept and kept.starts)
+        whole = not (kept and kept.starts)
+        in_pieces = last and D == 1 and whole
         pieces = pieces_of(layout, T, B, kept is not None) if in_pieces else None
         if pieces and len(pieces.spans) > 1:
             add_waves(onward, pieces)
+        elif layout.parts == 1 and whole:
+            program.add(onward.call(0, x, onward.runs))
         else:
             add_layers(onward)
         program.run()
@@ -153,20 +156,30 @@ class Onward(NamedTuple):
         """Whether rows of the last output stand as they run for a tape, or nowhere, and as they came."""
         return self.program.layout.directions == 1 and self.course.order is not None
 
+    @property
+    def runs(self) -> Array | None:
+        """Where the last output stands as rows run; one direction."""
+        if self.kept:
+            last: Array = self.kept.hidden[-1]
+            return last
+        return None if self.copies else self.output
+
     def call(self, n: int, x: Array, to: Array | None, span: tuple[int, int] | None = None) -> Any:
         """Return the call of part n over its input, as it meets that, to `to`: all steps, or a span."""
         program, weights, packs, _, x_order, h_0, c_0, course, kept, output, h_n, c_n = self
-        layout, begin, before = program.layout, 0, (at(h_0, n), at(c_0, n))
-        tape = [at(kept.cells, n), at(kept.gates, n)] if kept else [None, None]
+        layout, begin, before, after = program.layout, 0, (at(h_0, n), at(c_0, n)), (h_n[n], at(c_n, n))
+        tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
         rows = course.of(n % layout.directions)
         if span:
             begin, end = span
-            tape = [None if array is None else array[begin:end] for array in tape]
+            tape = (
+                None if tape[0] is None else tape[0][begin:end],
+                None if tape[1] is None else tape[1][begin:end],
+            )
             rows, output = cut(*rows, begin, end), output[begin:end]
-            if begin:
-                before = (h_n[n], at(c_n, n))
+            before = after if begin else before
         given = (weights and weights[n], packs and packs[n], x, *before)
-        results = (to, h_n[n], at(c_n, n), *tape)
+        results = (to, *after, *tape)
         draws = kept.draws(n, begin) if kept else ()
         if course.order is None:
             return program.forward(*given, *results, *rows, *draws)
@@ -188,10 +201,10 @@ def add_layers(onward: Onward) -> None:
         for d in range(D):
             n = layer * D + d
             to: Array | None
-            if kept:
+            if layer == last and D == 1:
+                to = onward.runs
+            elif kept:
                 to = kept.hidden[n]
-            elif layer == last and D == 1:
-                to = None if onward.copies else onward.output
             else:
                 to = room(("h", layer % 2, d), (T, B, P))
             outputs.append(to)
@@ -257,11 +270,9 @@ def add_waves(onward: Onward, pieces: Pieces) -> None:
 
     def output_of(n: int, k: int) -> Any:
         begin, end = spans[k]
-        if kept:
-            return kept.hidden[n][begin:end]
         if n == last:
-            return None if onward.copies else onward.output[begin:end]
-        return between[n, k % 2, : end - begin]
+            return None if onward.runs is None else onward.runs[begin:end]
+        return kept.hidden[n][begin:end] if kept else between[n, k % 2, : end - begin]
 
     def call(n: int, k: int) -> Any:
         begin, end = spans[k]

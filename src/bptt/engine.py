@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -268,7 +269,7 @@ class Stream:
 
     @property
     def _layout(self) -> Layout:
-        return self.engine._layout._replace(batch_first=False)
+        return replace(self.engine._layout, batch_first=False)
 
     @property
     def state(self) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -335,7 +336,7 @@ class Recurrent:
         dtype('float64')
         """
         dtype = _check.precision(precision, self.dtype)
-        return Engine(self._layout._replace(dtype=dtype), self.parameters.astype(dtype))
+        return Engine(replace(self._layout, dtype=dtype), self.parameters.astype(dtype))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return a copy of every parameter by name.

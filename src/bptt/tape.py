@@ -57,7 +57,7 @@ class Tape:
         """
         if self._owner is not owner:
             raise ValueError("tape: made by another layer")
-        if self._layout != layout:
+        if self._layout is not layout and self._layout != layout:
             raise ValueError(f"tape: made for {self._layout}, the layer has {layout}")
         return self._batched, self._kept
 
