@@ -85,7 +85,7 @@ def inference(case: Case) -> Need:
     """Measure a call of the layer: output and state, the packed weights and some to work with."""
     layer, x = made(case)
     before = forget()
-    output, _ = layer(x)
+    output, _ = layer(x, lengths=case.row_lengths())
     used = held("VmHWM") - before
     return Need(used, int(output.nbytes + layer.parameters.flat.nbytes + SLACK))
 
@@ -122,10 +122,12 @@ def growth(case: Case) -> Need:
     layer, x = made(case)
     d_output = drawn(case.T, case.B, case.directions * case.width, dtype=case.real)
 
+    lengths = case.row_lengths()
+
     def calls(count: int) -> int:
         for _ in range(count):
-            layer.backward(layer.forward(x), d_output)
-            layer(x)
+            layer.backward(layer.forward(x, lengths=lengths), d_output)
+            layer(x, lengths=lengths)
         return forget()
 
     return Need(-calls(WARM) + calls(CALLS), int(STEADY))
@@ -145,6 +147,7 @@ MEMORY = (
     Subject("inference", Case.of("forward", "500x32x256x256")),
     Subject("inference", LONG),
     Subject("inference", LONG, "0"),
+    Subject("inference", LONG._replace(lengths=True), "0"),
     Subject("inference", LONG._replace(cell="GRU"), "0"),
     Subject("inference", LONG._replace(T=2000, layers=2), "0"),
     Subject("tape", TRAINED, "0"),
