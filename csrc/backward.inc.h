@@ -336,7 +336,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
         if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, own, panels, h_panels))
           return;
         if (own_rows && p->d_x)
-          NAME(rows_input_gradient)(job, t0, t1 - t0, own);
+          NAME(rows_input_gradient)(job, t0, share(t1 - t0, 0, 1), own);
       }
       const NAME(sums) *sums = apart ? &job->block : &job->of_all;
       int goes_on = job->groups > 1 ? p->accumulate && p->sums : !apart && (start > 0 || p->accumulate);
@@ -370,7 +370,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
   } while (start < p->T);
   if ((p->truncate_every || job->groups > 1) && bptt_team_wait(team, rank))
     return;
-  if (job->turned_pitch)
+  if (job->turned_pitch && p->T * p->B > 0) /* else there are no sums, and zeros come from one thread */
     NAME(turn_sums)(job, 0, rank, team->size);
   if (rank == 0)
     NAME(finish_sums)(job);

@@ -36,7 +36,7 @@ static bptt_status check_sizes(const bptt_problem *p) {
   if (p->cell < 0 || p->cell >= BPTT_CELLS || !options_fit(p) || (p->dtype != BPTT_F32 && p->dtype != BPTT_F64) ||
       p->threads < 1 || p->truncate_every < 0 || p->truncate_depth > p->truncate_every ||
       p->truncate_depth < (p->truncate_every > 0) || p->variant < 0 || p->split < 0 || p->split > BPTT_SPLIT_HIDDEN ||
-      p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS)
+      p->hoist < 0 || p->hoist > BPTT_HOIST_ALWAYS || p->dealt < 0 || p->dealt > 1)
     return BPTT_BAD_ARGUMENT;
   return BPTT_OK;
 }
@@ -83,7 +83,7 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
         return BPTT_BAD_ARGUMENT;
   if (op != BPTT_PACK && p->lengths)
     for (int64_t b = 0; b < p->B; b++)
-      if (p->lengths[b] < 0 || p->lengths[b] > (b && b != share(p->B, 0, 2).end ? p->lengths[b - 1] : p->T))
+      if (p->lengths[b] < 0 || p->lengths[b] > (b && b != second_half(p) ? p->lengths[b - 1] : p->T))
         return BPTT_BAD_ARGUMENT;
   if ((p->x_order || p->copy || p->copy_order) && (op != BPTT_FORWARD || !p->lengths || !p->copy != !p->copy_order))
     return BPTT_BAD_ARGUMENT;

@@ -94,8 +94,8 @@ typedef struct {
                   r * h_{t-1}): as cells; NULL: RNN */
 
   /* Sequences of unequal length, and beginnings inside a sequence; in, for both passes. */
-  const int64_t *lengths; /* (B) steps of each row, 0..T, descending, in all rows or in each half: before row (B+1)/2,
-                             and from there on; or NULL: T for all. What x and d_output hold past
+  int32_t dealt; /* 1: lengths descend in each half of the rows, before row (B+1)/2 and from there on; 0: in all */
+  const int64_t *lengths; /* (B) steps of each row, 0..T, descending; or NULL: T for all. What x and d_output hold past
                              a row's length is never read; output, cells and gates are zero there, and d_x, d_hidden
                              and d_cells. h_n and c_n are those after a row's last step. */
   const int64_t *x_order; /* forward with lengths: (B), row b of x stands at row x_order[b]; or NULL: at b */

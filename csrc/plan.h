@@ -148,8 +148,7 @@ typedef struct {
 /* Rows of unequal length may be dealt into two halves, each with the longest first: the first row of the second one, or
  * B. Two threads that split rows then have as much to do at any time, where one that had the longest would wait. */
 static inline int64_t second_half(const bptt_problem *p) {
-  const int64_t half = share(p->B, 0, 2).end;
-  return p->lengths && half < p->B && p->lengths[half] > p->lengths[half - 1] ? half : p->B;
+  return p->lengths && p->dealt ? share(p->B, 0, 2).end : p->B;
 }
 
 /* Rows of the first half, and of the second. */

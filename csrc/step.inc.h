@@ -123,7 +123,7 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
     NAME(forward_state)(s, z[r], b + r, block, lanes);
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
-  if (s->copy && s->h == s->output)
+  if (s->copy && s->second.end == 0)
     NAME(forward_copy)(s, rows, b, block, 1);
 }
 
@@ -252,7 +252,7 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   }
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
-  if (s->copy && s->h == s->output)
+  if (s->copy && s->second.end == 0)
     NAME(forward_copy)(s, rows, b, block, 1);
 }
 
@@ -287,7 +287,7 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(forward_state)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
   for (int n = 0; n < N; n++)
     NAME(forward_hidden)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
-  if (s->copy && s->h == s->output)
+  if (s->copy && s->second.end == 0)
     NAME(forward_copy)(s, 1, b, block, N);
 }
 

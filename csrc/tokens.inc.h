@@ -132,16 +132,19 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
   rows->count = n;
 }
 
-/* d_x of rows of one part, all steps of a chunk. (L19) */
-static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t steps, range batch) {
+/* d_x of rows of one part, some steps of the chunk that starts at step t0. (L19) */
+static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, range steps, range batch) {
   const bptt_problem *p = job->p;
   const int64_t I = p->I, cut = job->second_row, n = batch.end - batch.begin;
   const row_ranges all = in_halves(p, batch);
   row_ranges valid = all;
-  /* Steps on end: where the part is as wide, and nothing is left out. */
-  const int64_t run = !p->lengths && n == (batch.begin < cut ? cut : p->B - cut) ? steps : 1;
-  for (int64_t t = 0; t < steps; t += run) {
+  const int whole = n > 0 && n == (batch.begin < cut ? cut : p->B - cut) &&
+                    (all.half[0].end == batch.begin || all.half[0].end == batch.end);
+  for (int64_t t = steps.begin, run; t < steps.end; t += run) {
     valid = valid_rows(p, t0 + t, &all, &valid);
+    run = 1;
+    if (whole && count_rows(&valid) == n) /* steps on end, until a row has none */
+      run = min_i64(steps.end, (p->lengths ? p->lengths[batch.end - 1] : p->T) - t0) - t;
     for (int half = 0; half < 2; half++) {
       const range rows = all.half[half];
       const int64_t count = valid.half[half].end - rows.begin;
@@ -301,7 +304,8 @@ static void NAME(chunk_input_gradient)(const NAME(backward_job) * job, const bpt
     NAME(input_gradient_by_panels)(job, rank, team->size);
   } else if (job->p->d_x && job->p->lengths) {
     for (int part = 0; part < 2; part++)
-      NAME(rows_input_gradient)(job, t0, steps, NAME(part_of)(job, share_rows(job->p, rank, team->size), part));
+      NAME(rows_input_gradient)(job, t0, share(steps, rank, team->size),
+                                NAME(part_of)(job, share(job->p->B, 0, 1), part));
   } else if (job->p->d_x) {
     range own = share(steps * job->p->B, rank, team->size);
     NAME(input_gradient)(job, t0, own.begin, own.end);

@@ -72,3 +72,18 @@ def test_blocks_give_the_same_bits(kind, B, threads, spans):
         apart = gradients(layer, again, errors, threads, truncate=blocks)  # a call for each block
         for found, exact in zip(whole[:-1], apart[:-1], strict=True):
             np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_no_steps_give_no_gradient(kind):
+    """Whoever adds up: the threads have nothing to hand over."""
+    cell, settings = KINDS[kind]
+    layer = cell(40, 3, seed=1, **settings)
+    bptt._core.plan_hint(2)
+    try:
+        with bptt.num_threads(2):
+            for _ in range(50):
+                found = layer.backward(layer.forward(np.zeros((0, 16, 40), np.float32), recompute=5))
+                assert not found.parameters.flat.any()
+    finally:
+        bptt._core.plan_hint()

@@ -225,6 +225,29 @@ def test_bits_of_a_row_are_those_of_the_row_alone(cell, bidirectional):
             assert not output[n:, b].any()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("split", [0, 1, 2, 3])
+@pytest.mark.parametrize("B", [1, 3, 33])
+def test_rows_of_one_length_are_a_shorter_call(B, split, cell):
+    T, n = 19, 16
+    layer, x, state, rng = case(B, (T, B, 6, 13), 1, False, np.float64, cell)
+    errors, d_state = draw(rng, T, B, 13), tuple(draw(rng, *s.shape) for s in state)
+    x[n:] = errors[n:] = np.nan
+    bptt._core.plan_hint(split)
+    try:
+        with bptt.num_threads(2):
+            found = train(layer, x, state, errors, d_state, lengths=[n] * B)
+            expected = train(layer, x[:n], state, errors[:n], d_state)
+    finally:
+        bptt._core.plan_hint()
+    for name in ("output", "d_x"):
+        assert not found[name][n:].any()
+        found[name] = found[name][:n]
+    names = [name for name in expected if name in found and expected[name].shape == found[name].shape]
+    assert {"output", "d_x", "h_n", "d_weight_hh_l0", "d_h_0"} <= {*names}
+    assert_close({name: found[name] for name in names}, {name: expected[name] for name in names}, 1e-12)
+
+
 @pytest.mark.parametrize("lengths", [None, [40, 0, 17]])
 def test_directions_side_by_side_have_the_same_bits(lengths):
     layer, x, state, rng = case(3, (40, 3, 9, 64), 2, True, np.float32, "lstm")
@@ -241,17 +264,18 @@ def test_directions_side_by_side_have_the_same_bits(lengths):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_padding_is_never_read(cell):
-    layer, x, state, rng = case(4, (9, 12, 5, 18), 2, True, np.float32, cell)
-    lengths = np.array([0, 9, 3, 3, 8, 1, 5, 9, 2, 0, 7, 4])
-    errors = draw(rng, 9, 12, 36).astype(np.float32)
+@pytest.mark.parametrize("B", [12, 25])
+def test_padding_is_never_read(B, cell):
+    layer, x, state, rng = case(4, (9, B, 5, 18), 2, True, np.float32, cell)
+    lengths = np.resize([0, 9, 3, 3, 8, 1, 5, 9, 2, 0, 7, 4], B)
+    errors = draw(rng, 9, B, 36).astype(np.float32)
     clean = train(layer, x, state, errors, None, lengths=lengths)
     for b, n in enumerate(lengths):
         x[n:, b], errors[n:, b] = np.nan, np.nan
     for order in (
-        np.arange(12),
+        np.arange(B),
         np.argsort(-lengths),
-    ):  # as it comes, and longest first: no copy is made then
+    ):  # as it comes, and longest first: a few rows run as they stand then
         found = train(layer, x[:, order], tuple(s[:, order] for s in state), errors[:, order], None,
                       lengths=lengths[order])  # fmt: skip
         for name, array in found.items():

@@ -41,6 +41,7 @@ cdef extern from "bptt.h" nogil:
         void *c_n
         void *cells
         void *gates
+        int32_t dealt
         const int64_t *lengths
         const int64_t *x_order
         void *copy

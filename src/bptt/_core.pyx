@@ -334,6 +334,8 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
     p.h_n, p.c_n = take(h_n, p.dtype, row, "h_n"), take(c_n, p.dtype, state, "c_n")
     p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
     p.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, p.B, "lengths")
+    cdef int64_t half = (p.B + 1) // 2
+    p.dealt = p.lengths != NULL and half < p.B and p.lengths[half] > p.lengths[half - 1]
     p.resets = <const uint8_t *>take_as(resets, cnp.NPY_BOOL, p.T * p.B, "resets")
     return 0
 

@@ -2,7 +2,7 @@
 
 Part n = l * D + d is direction d of layer l. The reverse direction runs forward over a sequence that is
 turned round, so its arrays are in the order in which it meets the steps. Rows of unequal length run longest
-first.
+first, many of them in two halves.
 """
 
 from __future__ import annotations

@@ -110,6 +110,8 @@ static void test_bad_sizes_and_enums(void) {
   REFUSED(split, BPTT_SPLIT_HIDDEN + 1, BPTT_BAD_ARGUMENT);
   REFUSED(hoist, -1, BPTT_BAD_ARGUMENT);
   REFUSED(hoist, BPTT_HOIST_ALWAYS + 1, BPTT_BAD_ARGUMENT);
+  REFUSED(dealt, -1, BPTT_BAD_ARGUMENT);
+  REFUSED(dealt, 2, BPTT_BAD_ARGUMENT);
   REFUSED(variant, -1, BPTT_BAD_ARGUMENT);
   REFUSED(variant, bptt_variant_count() + 1, BPTT_BAD_VARIANT);
   int64_t bytes;
@@ -139,12 +141,15 @@ static void test_missing_pointers(void) {
         failures++;
       }
     }
-  static const int64_t lengths[][4] = {{4, 1}, {1, 4}, {2, -1}, {1, 2, 0}, {1, 1, 0, 1}};
-  for (int n = 0; n < 5; n++) {
-    p = good, p.lengths = lengths[n], p.B = n < 3 ? 2 : n;
-    EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
-    EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
-  }
+  static const int64_t lengths[][4] = {{4, 1}, {1, 2}, {2, -1}, {1, 2, 0}, {1, 1, 0, 1}};
+  for (int dealt = 0; dealt < 2; dealt++)
+    for (int n = 0; n < 5; n++) {
+      p = good, p.lengths = lengths[n], p.dealt = dealt, p.B = n < 3 ? 2 : n;
+      if (dealt && n == 1) /* as it should be */
+        continue;
+      EXPECT(bptt_forward(&p) == BPTT_BAD_ARGUMENT);
+      EXPECT(bptt_backward(&p) == BPTT_BAD_ARGUMENT);
+    }
   static const int64_t order[] = {1, 0}, outside[] = {0, 2}, negative[] = {-1, 0}, whole[] = {3, 2};
   for (int n = 0; n < 8; n++) {
     p = good, p.lengths = n ? whole : NULL, p.cells = p.gates = NULL;

@@ -118,7 +118,7 @@ static void run(bptt_problem p, int64_t gates, int with_spans, int with_clip) {
         }
       }
     }
-    p.lengths = lengths, p.resets = resets;
+    p.lengths = lengths, p.resets = resets, p.dealt = dealt;
   }
   void *serial = NULL;
   int64_t count = G * p.I + G * W + p.P * p.H;
