@@ -143,7 +143,7 @@ INLINE void NAME(keep_again)(const NAME(backward_step) * s, int64_t b, int64_t u
 static void NAME(keep_again_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   int64_t H = s->job->p->H;
   range units = NAME(wide_units)(H, panels);
-  for (int part = 0; part < 2; part++)
+  for (int part = 0; part < rows->count; part++)
     for (int64_t b = rows->half[part].begin; b < rows->half[part].end; b++)
       for (int64_t unit = units.begin; unit < units.end; unit += LANES)
         NAME(keep_again)(s, b, unit, (int)min_i64(LANES, H - unit));
@@ -301,7 +301,7 @@ NOINLINE void NAME(backward_step_run)(const NAME(backward_step) * s, const row_r
     int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(s->job->p->H, panel);
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < rows->count; part++)
       for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end; b += n) {
         n = next_tile(rows->half[part].end - b, ROW_BLOCK);
         if (n > 1)
@@ -355,7 +355,7 @@ NOINLINE void NAME(output_block)(const NAME(backward_step) * s, int rows, int64_
 NOINLINE void NAME(output_run)(const NAME(backward_step) * s, const row_ranges *rows, range panels) {
   for (int64_t left = panels.end - panels.begin; left > 0; left--) {
     int64_t panel = next_of(panels, left, 1, s->t & 1);
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < rows->count; part++)
       for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end; b += n) {
         n = next_tile(rows->half[part].end - b, ROW_BLOCK);
         NAME(output_block)(s, (int)n, b, panel * WIDE_VECS * LANES, NAME(unit_after)(panels, left, s->t & 1),
@@ -377,7 +377,7 @@ NOINLINE void NAME(second_step_run)(const NAME(backward_step) * s, const row_ran
     int64_t panel = next_of(panels, left, 1, s->t & 1);
     int64_t first = panel * WIDE_VECS * LANES;
     int vecs = NAME(wide_vecs)(H, panel);
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < rows->count; part++)
       for (int64_t b = rows->half[part].begin, n; b < rows->half[part].end;) {
         n = next_tile(rows->half[part].end - b, ROW_BLOCK);
         NAME(gate_sums)((int)n, vecs, 1, sum, H, s->dz + b * job->pitch, job->pitch, job->second + first * H,

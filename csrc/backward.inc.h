@@ -8,7 +8,7 @@
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */
-static void NAME(backward_past)(const NAME(backward_step) * s, range rows, range panels, range h_panels) {
+NOINLINE void NAME(backward_past)(const NAME(backward_step) * s, range rows, range panels, range h_panels) {
   const int64_t H = s->job->p->H, W = s->job->W;
   const range units = NAME(wide_units)(H, panels), outputs = NAME(wide_units)(W, h_panels);
   for (int64_t b = rows.begin; b < rows.end; b++) {
@@ -74,7 +74,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
     /* Rows that go on to step t+1, then those for which t is the last step. */
     const row_ranges going = valid;
     row_ranges ending = valid = valid_rows(p, t, &all, &valid);
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < all.count; part++)
       ending.half[part].begin = going.half[part].end;
 #if HAS_CELL_STATE
     if (job->middle || job->c_next)
@@ -102,7 +102,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
       NAME(second_step_run)(&s, &valid, panels);
     }
 #endif
-    for (int part = 0; part < 2 && p->lengths; part++)
+    for (int part = 0; part < all.count && p->lengths; part++)
       NAME(backward_past)(&s, (range){valid.half[part].end, all.half[part].end}, panels, h_panels);
     int stop = bptt_team_progress(team, rank, flops);
     if (split_units) {
@@ -153,14 +153,14 @@ static void NAME(initial_row)(const NAME(backward_job) * job, REAL *d_h_0, int64
 }
 
 /* d_h_0 and d_c_0 of rows of one part: of their units those of these panels over W and H. dz holds step 0 in slot 0. */
-static void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
+NOINLINE void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
   const bptt_problem *p = job->p;
   const int64_t H = p->H, W = job->W;
   const row_ranges all = in_halves(p, rows), valid = valid_rows(p, 0, &all, &all);
   const range units = NAME(wide_units)(W, h_panels), cells = NAME(wide_units)(H, panels);
   const size_t h_bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
                c_bytes = (size_t)(cells.end - cells.begin) * sizeof(REAL);
-  for (int part = 0; part < 2 && p->d_h_0; part++) {
+  for (int part = 0; part < all.count && p->d_h_0; part++) {
     const int64_t b = valid.half[part].begin, count = valid.half[part].end - b;
     NAME(dz_product)(job, NAME(wide_panel)(job->hh, h_panels.begin, job->hh_gates * H), job->hh_gates, W, h_panels,
                      NAME(dz_at)(job, 0, b) + HH_FIRST * H, count,

@@ -69,9 +69,9 @@ typedef struct {
   REAL *middle; /* (B, H): what goes into the projection */
   REAL *gates; /* (B, SAVED, H): gates of a step that keeps none, for the second product */
   REAL *z; /* hoisted products of one chunk, all threads; or of two, one after the other */
-  int gathers;
-  REAL *x; /* if so, the inputs of those tokens, all threads, one after the other; else (threads, B, I): of a step,
-              where they are in another order; or NULL */
+  int gathers; /* the inputs of a chunk are put one after the other first, those past a length left out */
+  REAL *x;     /* where they then stand, of all threads; else (threads, B, I): those of a step, if rows of x are in
+                  another order; or NULL */
   REAL *two; /* (2, B, W): outputs of two steps, where only a copy is wanted of all; or NULL */
   REAL *own; /* own_states of all threads; or NULL */
   int64_t own_pitch;
@@ -106,64 +106,8 @@ static const REAL *NAME(input_panel)(const NAME(forward_job) * job, int64_t pane
   return job->w.ih + min_i64(panel, job->w.panels - 1) * job->p->I * NAME(IH_VECS) * LANES;
 }
 
-/* Tokens of steps [t0, t1) of some rows: those not past their length. */
-typedef struct {
-  int64_t t0, t1, tokens;
-} NAME(chunk);
-
-/* The chunk from step t on: as many steps as there is room for. */
-static NAME(chunk) NAME(chunk_from)(const NAME(forward_job) * job, int64_t t, range rows) {
-  const bptt_problem *p = job->p;
-  const int64_t n = rows.end - rows.begin, most = job->plan.chunk * n;
-  NAME(chunk) found = {t, min_i64(t + job->plan.chunk, p->T), 0};
-  if (!job->gathers) {
-    found.tokens = (found.t1 - t) * n;
-    return found;
-  }
-  const row_ranges all = in_halves(p, rows);
-  row_ranges valid = valid_rows(p, t, &all, &all);
-  do {
-    found.tokens += count_rows(&valid);
-    if (++t < p->T)
-      valid = valid_rows(p, t, &all, &valid);
-  } while (t < p->T && found.tokens + count_rows(&valid) <= most);
-  found.t1 = t;
-  return found;
-}
-
-/* Inputs of rows at step t, one after the other. */
-static void NAME(copy_inputs)(const bptt_problem *p, int64_t t, range rows, REAL *to) {
-  const REAL *x = (const REAL *)p->x + t * p->B * p->I;
-  if (p->I == 0)
-    return;
-  if (!p->x_order) {
-    memcpy(to, x + rows.begin * p->I, (size_t)((rows.end - rows.begin) * p->I) * sizeof(REAL));
-    return;
-  }
-  for (int64_t b = rows.begin; b < rows.end; b++, to += p->I)
-    memcpy(to, x + p->x_order[b] * p->I, (size_t)p->I * sizeof(REAL));
-}
-
-/* Its inputs, part `rank` of `size`, one token after the other. Without gaps all tiles are full, however many rows a
- * step has. */
-static void NAME(gather_inputs)(const NAME(forward_job) * job, const NAME(chunk) * chunk, range rows, REAL *to,
-                                int rank, int size) {
-  const bptt_problem *p = job->p;
-  const row_ranges all = in_halves(p, rows);
-  row_ranges valid = all;
-  for (int64_t t = chunk->t0; t < chunk->t1; t++) {
-    valid = valid_rows(p, t, &all, &valid);
-    for (int part = 0; part < 2; part++) {
-      const int64_t begin = valid.half[part].begin, count = valid.half[part].end - begin;
-      const range own = share(count, rank, size);
-      NAME(copy_inputs)(p, t, (range){begin + own.begin, begin + own.end}, to + own.begin * p->I);
-      to += count * p->I;
-    }
-  }
-}
-
 /* The input product of a chunk for this thread's rows and panels. */
-NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, const NAME(chunk) * chunk, const REAL *gathered,
+NOINLINE void NAME(input_chunk)(const NAME(forward_job) * job, REAL *z, const chunk *chunk, const REAL *gathered,
                                 range rows, range panels) {
   const bptt_problem *p = job->p;
   const int64_t n = rows.end - rows.begin, steps = chunk->t1 - chunk->t0;
@@ -246,14 +190,14 @@ static void NAME(forward_bind)(const NAME(forward_job) * job, const NAME(own_sta
 
 /* Where rows start anew at step t, the states that they see are zero: in copies of this thread's own. All of h, as
  * a step reads it whole; of c only the thread's own units. */
-static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t, int rank) {
+NOINLINE void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step) * s, int64_t t, int rank) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, W = s->W;
   const range own = NAME(forward_units)(H, s->panels);
   if (!any_reset(p, t, s->rows.half[0]) && !any_reset(p, t, s->rows.half[1]))
     return;
   REAL *h = job->h_anew + rank * p->B * W;
-  for (int part = 0; part < 2; part++)
+  for (int part = 0; part < s->rows.count; part++)
     for (int64_t b = s->rows.half[part].begin; b < s->rows.half[part].end; b++) {
       int reset = is_reset(p, t, b);
       memcpy(h + b * W, reset ? job->zero : s->h_prev + b * s->h_pitch, (size_t)W * sizeof(REAL));
@@ -268,9 +212,9 @@ static void NAME(forward_anew)(const NAME(forward_job) * job, NAME(forward_step)
 }
 
 /* What dropout leaves of the previous h, in a copy of this thread's own. */
-static void NAME(forward_dropped)(const NAME(forward_job) * job, NAME(forward_step) * s, int rank) {
+NOINLINE void NAME(forward_dropped)(const NAME(forward_job) * job, NAME(forward_step) * s, int rank) {
   int64_t W = s->W, own = rank * job->p->B * W;
-  for (int part = 0; part < 2; part++)
+  for (int part = 0; part < s->rows.count; part++)
     for (int64_t b = s->rows.half[part].begin; b < s->rows.half[part].end; b++)
       NAME(apply_mask)(job->h_masked + own + b * W, s->h_prev + b * s->h_pitch, job->mask + own + b * W, W);
   s->h_seen = job->h_masked + own;
@@ -286,7 +230,7 @@ static range NAME(own_outputs)(const NAME(forward_step) * s) {
 }
 
 /* Zeros for rows past their length, in whatever is kept of all steps: this thread's units of them. */
-static void NAME(forward_past)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
+NOINLINE void NAME(forward_past)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
   const int64_t H = s->H;
   const range units = NAME(forward_units)(H, s->panels), own = NAME(own_outputs)(s);
   size_t bytes = (size_t)(units.end - units.begin) * sizeof(REAL),
@@ -306,7 +250,7 @@ static void NAME(forward_past)(const NAME(forward_job) * job, const NAME(forward
 }
 
 /* h_n and c_n, each thread its own part. */
-static void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
+NOINLINE void NAME(forward_final)(const NAME(forward_job) * job, const NAME(forward_step) * s, range rows) {
   const bptt_problem *p = job->p;
   const range units = NAME(forward_units)(p->H, s->panels), own = NAME(own_outputs)(s);
   for (int64_t b = rows.begin; b < rows.end; b++) {
@@ -362,28 +306,28 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   }
   REAL *gathered = !job->gathers ? NULL : split_rows ? job->x + rows.begin * plan->chunk * p->I : job->x;
   for (int64_t t0 = 0, t1; t0 < p->T; t0 = t1) {
-    const NAME(chunk) chunk = NAME(chunk_from)(job, t0, rows);
-    t1 = chunk.t1;
+    const chunk run = chunk_from(p, plan->chunk, job->gathers, t0, rows);
+    t1 = run.t1;
     if (gathered) {
-      NAME(gather_inputs)(job, &chunk, rows, gathered, split_rows ? 0 : rank, split_rows ? 1 : team->size);
+      gather_inputs(p, sizeof(REAL), &run, rows, (char *)gathered, split_rows ? 0 : rank, split_rows ? 1 : team->size);
       if (!split_rows && bptt_team_wait(team, rank))
         return;
     }
     if (plan->hoist && (t0 == 0 || !plan->fills))
-      NAME(input_chunk)(job, z, &chunk, gathered, rows, s.panels);
+      NAME(input_chunk)(job, z, &run, gathered, rows, s.panels);
     for (int64_t t = t0, done = 0; t < t1; t++) {
       NAME(forward_bind)(job, &own, &s, t);
       s.z = plan->hoist ? z : NULL;
       s.z_step = done;
       if (p->lengths) {
         s.rows = valid_rows(p, t, &all, &s.rows);
-        for (int part = 0; part < 2; part++)
+        for (int part = 0; part < all.count; part++)
           NAME(forward_past)(job, &s, (range){s.rows.half[part].end, all.half[part].end});
       }
       if (job->x && !gathered) {
         REAL *x = job->x + rank * p->B * p->I;
-        for (int part = 0; part < 2; part++)
-          NAME(copy_inputs)(p, t, s.rows.half[part], x + s.rows.half[part].begin * p->I);
+        for (int part = 0; part < all.count; part++)
+          copy_inputs(p, sizeof(REAL), t, s.rows.half[part], (char *)(x + s.rows.half[part].begin * p->I));
         s.x = x;
       }
       done += count_rows(&s.rows);

@@ -151,14 +151,16 @@ static inline int64_t second_half(const bptt_problem *p) {
   return p->lengths && p->dealt ? share(p->B, 0, 2).end : p->B;
 }
 
-/* Rows of the first half, and of the second. */
+/* Rows of the first half, and of the second. Loops go over `count` of them: over two, they would be unrolled, and the
+ * code of a step be twice as large. */
 typedef struct {
   range half[2];
+  int count;
 } row_ranges;
 
 static inline row_ranges in_halves(const bptt_problem *p, range rows) {
   const int64_t cut = max_i64(rows.begin, min_i64(rows.end, second_half(p)));
-  return (row_ranges){{{rows.begin, cut}, {cut, rows.end}}};
+  return (row_ranges){{{rows.begin, cut}, {cut, rows.end}}, 1 + (cut < rows.end)};
 }
 
 static inline int64_t count_rows(const row_ranges *rows) {
@@ -167,21 +169,23 @@ static inline int64_t count_rows(const row_ranges *rows) {
 
 /* Those of some rows that are not past their length at step t, 0 <= t <= T: the first ones of each half. `near`: those
  * rows, or the answer for a step nearby. */
-static inline row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
-  row_ranges found = *rows;
-  for (int n = 0; n < 2; n++) {
-    const range all = rows->half[n];
-    int64_t end = near->half[n].end;
-    if (!p->lengths)
-      end = t < p->T ? all.end : all.begin;
-    while (p->lengths && end > all.begin && p->lengths[end - 1] <= t)
-      end--;
-    while (p->lengths && end < all.end && p->lengths[end] > t)
-      end++;
-    found.half[n].end = end;
-  }
-  return found;
-}
+row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near);
+
+/* Tokens of steps [t0, t1) of some rows: of those that are gathered, the ones that are not past their length. */
+typedef struct {
+  int64_t t0, t1, tokens;
+} chunk;
+
+/* The chunk from step t on: so many steps, or where tokens are gathered as many as there is room for. */
+chunk chunk_from(const bptt_problem *p, int64_t steps, int gathered, int64_t t, range rows);
+
+/* Inputs of some rows at step t, one after the other; an element has so many bytes. */
+void copy_inputs(const bptt_problem *p, int64_t element, int64_t t, range rows, char *to);
+
+/* Inputs of a chunk, part `rank` of `size`, one token after the other. Without gaps all tiles are full, however many
+ * rows a step has. */
+void gather_inputs(const bptt_problem *p, int64_t element, const chunk *chunk, range rows, char *to, int rank,
+                   int size);
 
 /* Part `rank` of the rows, even in steps. */
 range share_rows(const bptt_problem *p, int rank, int size);

@@ -46,7 +46,7 @@ NOINLINE void NAME(second_run)(const NAME(forward_step) * s) {
     int64_t next = one_after(s->second, left, s->down), rows = count_rows(&s->rows);
     NAME(fetch)
     fetch = NAME(fetch_of)(s->w->second + next * SECOND_VECS * LANES * s->H, V, ceil_div(rows, TILE_ROWS));
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < s->rows.count; part++)
       for (int64_t b = s->rows.half[part].begin, n; b < s->rows.half[part].end; b += n) {
         n = next_tile(s->rows.half[part].end - b, TILE_ROWS);
 #define CASE1(R) NAME(second_tile)(R, 1, s, b, panel, &fetch)

@@ -375,7 +375,7 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
 #if HAS_TAIL
   if (s->w->tail && panels.end == s->w->panels && panels.begin < panels.end) {
     panels.end--;
-    for (int part = 0; part < 2; part++)
+    for (int part = 0; part < s->rows.count; part++)
       for (int64_t b = s->rows.half[part].begin, n; b < s->rows.half[part].end; b += n) {
         n = next_tile(s->rows.half[part].end - b, WIDE_ROWS);
         NAME(forward_tail)(s, (int)n, b);
@@ -397,7 +397,7 @@ NOINLINE void NAME(forward_step_run)(const NAME(forward_step) * s) {
     NAME(fetch)
     x_fetch = NAME(fetch_of)(s->w->ih + next * s->I * ih_vecs * LANES, ih_vecs, tiles),
     h_fetch = NAME(fetch_of)(s->w->hh + next * s->W * hh_vecs * LANES, hh_vecs, tiles);
-    for (int part = 0; part < 2; part++) {
+    for (int part = 0; part < s->rows.count; part++) {
       const range own = s->rows.half[part];
 #if HAS_PAIRS
       if (s->z && in_pairs(own.end - own.begin, TILE_ROWS)) {

@@ -145,7 +145,7 @@ static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0
     run = 1;
     if (whole && count_rows(&valid) == n) /* steps on end, until a row has none */
       run = min_i64(steps.end, (p->lengths ? p->lengths[batch.end - 1] : p->T) - t0) - t;
-    for (int half = 0; half < 2; half++) {
+    for (int half = 0; half < all.count; half++) {
       const range rows = all.half[half];
       const int64_t count = valid.half[half].end - rows.begin;
       REAL *d_x = (REAL *)p->d_x + ((t0 + t) * p->B + rows.begin) * I;
