@@ -1,7 +1,7 @@
 /* Entry points that run no layer, and the checks of those that do (program.c). */
 #include "bptt.h"
 #include "dispatch.h"
-#include "plan.h"
+#include "rows.h"
 #include "team.h"
 
 #include <stddef.h>
@@ -87,10 +87,8 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
         return BPTT_BAD_ARGUMENT;
   if ((p->x_order || p->copy || p->copy_order) && (op != BPTT_FORWARD || !p->lengths || !p->copy != !p->copy_order))
     return BPTT_BAD_ARGUMENT;
-  for (int64_t b = 0; b < p->B; b++)
-    if ((p->x_order && (p->x_order[b] < 0 || p->x_order[b] >= p->B)) ||
-        (p->copy_order && (p->copy_order[b] < 0 || p->copy_order[b] >= p->B)))
-      return BPTT_BAD_ARGUMENT;
+  if (!is_order(p->x_order, p->B) || !is_order(p->copy_order, p->B))
+    return BPTT_BAD_ARGUMENT;
   *kernels = kernels_for(p);
   return *kernels ? BPTT_OK : BPTT_BAD_VARIANT;
 }

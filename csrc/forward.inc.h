@@ -306,10 +306,10 @@ static void NAME(forward_member)(const void *context, bptt_team *team, int rank)
   }
   REAL *gathered = !job->gathers ? NULL : split_rows ? job->x + rows.begin * plan->chunk * p->I : job->x;
   for (int64_t t0 = 0, t1; t0 < p->T; t0 = t1) {
-    const chunk run = chunk_from(p, plan->chunk, job->gathers, t0, rows);
+    const chunk run = chunk_from(p, plan->chunk, job->gathers, t0, &all);
     t1 = run.t1;
     if (gathered) {
-      gather_inputs(p, sizeof(REAL), &run, rows, (char *)gathered, split_rows ? 0 : rank, split_rows ? 1 : team->size);
+      gather_inputs(p, sizeof(REAL), &run, &all, (char *)gathered, split_rows ? 0 : rank, split_rows ? 1 : team->size);
       if (!split_rows && bptt_team_wait(team, rank))
         return;
     }

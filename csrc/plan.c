@@ -1,9 +1,9 @@
 /* The cost model: how many threads, which split, hoisted or fused. Cycles are estimates; only their order matters. */
 #include "plan.h"
+#include "rows.h"
 #include "team.h"
 
 #include <stdatomic.h>
-#include <string.h>
 #include <unistd.h>
 
 /* From the L2. A cycle is a multiply-add of a vector; a core with two units has half as many bytes to it. 116 GB/s, and
@@ -114,88 +114,6 @@ static plan choose_split(const bptt_problem *p, const step_work *w) {
     chosen.threads = chosen.split == BPTT_SPLIT_ROWS ? by_rows : chosen.split == BPTT_SPLIT_HIDDEN ? by_units : 1;
   }
   return chosen;
-}
-
-row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
-  row_ranges found = *rows;
-  for (int n = 0; n < 2; n++) {
-    const range all = rows->half[n];
-    int64_t end = near->half[n].end;
-    if (!p->lengths)
-      end = t < p->T ? all.end : all.begin;
-    while (p->lengths && end > all.begin && p->lengths[end - 1] <= t)
-      end--;
-    while (p->lengths && end < all.end && p->lengths[end] > t)
-      end++;
-    found.half[n].end = end;
-  }
-  return found;
-}
-
-chunk chunk_from(const bptt_problem *p, int64_t steps, int gathered, int64_t t, range rows) {
-  const int64_t n = rows.end - rows.begin;
-  chunk found = {t, min_i64(t + steps, p->T), 0};
-  if (!gathered) {
-    found.tokens = (found.t1 - t) * n;
-    return found;
-  }
-  const row_ranges all = in_halves(p, rows);
-  row_ranges valid = valid_rows(p, t, &all, &all);
-  do {
-    found.tokens += count_rows(&valid);
-    if (++t < p->T)
-      valid = valid_rows(p, t, &all, &valid);
-  } while (t < p->T && found.tokens + count_rows(&valid) <= steps * n);
-  found.t1 = t;
-  return found;
-}
-
-void copy_inputs(const bptt_problem *p, int64_t element, int64_t t, range rows, char *to) {
-  const int64_t bytes = p->I * element;
-  const char *x = (const char *)p->x + t * p->B * bytes;
-  if (bytes == 0)
-    return;
-  if (!p->x_order) {
-    memcpy(to, x + rows.begin * bytes, (size_t)((rows.end - rows.begin) * bytes));
-    return;
-  }
-  for (int64_t b = rows.begin; b < rows.end; b++, to += bytes)
-    memcpy(to, x + p->x_order[b] * bytes, (size_t)bytes);
-}
-
-void gather_inputs(const bptt_problem *p, int64_t element, const chunk *chunk, range rows, char *to, int rank,
-                   int size) {
-  const int64_t bytes = p->I * element;
-  const row_ranges all = in_halves(p, rows);
-  row_ranges valid = all;
-  for (int64_t t = chunk->t0; t < chunk->t1; t++) {
-    valid = valid_rows(p, t, &all, &valid);
-    for (int part = 0; part < all.count; part++) {
-      const int64_t begin = valid.half[part].begin, count = valid.half[part].end - begin;
-      const range own = share(count, rank, size);
-      copy_inputs(p, element, t, (range){begin + own.begin, begin + own.end}, to + own.begin * bytes);
-      to += count * bytes;
-    }
-  }
-}
-
-range share_rows(const bptt_problem *p, int rank, int size) {
-  if (!p->lengths)
-    return share(p->B, rank, size);
-  if (size == 2 && second_half(p) < p->B)
-    return share(p->B, rank, size);
-  int64_t steps = 0, done = 0, row = 0;
-  range rows = {0, p->B};
-  for (int64_t b = 0; b < p->B; b++)
-    steps += p->lengths[b];
-  for (int part = 0; part <= rank; part++) {
-    rows.begin = row;
-    /* A row that would be less than half inside belongs to the next part. */
-    while (row < p->B && (part == size - 1 || 2 * (share(steps, part, size).end - done) > p->lengths[row]))
-      done += p->lengths[row++];
-  }
-  rows.end = row;
-  return rows;
 }
 
 /* Whether threads keep c, or h, of their own apart. What two threads write lies side by side in the caller's arrays,

@@ -1,7 +1,7 @@
 /* Programs: calls and moves one after the other, on one team of threads. A single call is a program of one stage. */
 #include "bptt.h"
 #include "dispatch.h"
-#include "plan.h"
+#include "rows.h"
 #include "team.h"
 
 #include <string.h>
@@ -98,11 +98,10 @@ static bptt_status check_move(const bptt_move *m) {
   if (m->kind < BPTT_F32 || m->kind > BPTT_COUNTS || m->threads < 1 || (numbers && !m->to) ||
       (m->kind == BPTT_COUNTS && m->scale))
     return BPTT_BAD_ARGUMENT;
-  for (int64_t b = 0; b < m->B; b++)
-    if ((m->lengths && (m->lengths[b] < 0 || m->lengths[b] > m->T)) ||
-        (m->order && (m->order[b] < 0 || m->order[b] >= m->B)))
+  for (int64_t b = 0; m->lengths && b < m->B; b++)
+    if (m->lengths[b] < 0 || m->lengths[b] > m->T)
       return BPTT_BAD_ARGUMENT;
-  return BPTT_OK;
+  return is_order(m->order, m->B) ? BPTT_OK : BPTT_BAD_ARGUMENT;
 }
 
 /* ---- stages ---- */

@@ -91,8 +91,8 @@ INLINE void NAME(forward_hidden)(const NAME(forward_step) * s, const vec z[GATES
     vstore(s->own_h + b * s->own_pitch + block * LANES, a);
 }
 
-/* Vectors [first, first + vecs) of rows b .. b+rows-1 of h once more, where a copy of the output is wanted. */
-NOINLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+/* Vectors [first, first + vecs) of rows b .. b+rows-1 of the output once more. */
+NOINLINE void NAME(copy_output)(const NAME(forward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
   for (int64_t end = b + rows; b < end; b++) {
     const REAL *from = s->output + b * s->W;
     REAL *to = s->copy + s->copy_order[b] * s->W;
@@ -102,6 +102,12 @@ NOINLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t
       else
         vstore_n(to + unit, vload_n(from + unit, (int)(s->W - unit)), (int)(s->W - unit));
   }
+}
+
+/* The same, if a copy is wanted and h is the output already. */
+INLINE void NAME(forward_copy)(const NAME(forward_step) * s, int rows, int64_t b, int64_t first, int vecs) {
+  if (s->copy && s->second.end == 0)
+    NAME(copy_output)(s, rows, b, first, vecs);
 }
 
 /* b + W_ih x of row b and a panel. */
@@ -123,8 +129,7 @@ NOINLINE void NAME(forward_rows)(const NAME(forward_step) * s, int rows, vec (*z
     NAME(forward_state)(s, z[r], b + r, block, lanes);
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
-  if (s->copy && s->second.end == 0)
-    NAME(forward_copy)(s, rows, b, block, 1);
+  NAME(forward_copy)(s, rows, b, block, 1);
 }
 
 /* The lines that the cells of R rows of one block write: list[R * WRITTEN]. Written unasked for, they leave the cells
@@ -252,8 +257,7 @@ static void NAME(forward_tail)(const NAME(forward_step) * s, int rows, int64_t b
   }
   for (int r = 0; r < rows; r++)
     NAME(forward_hidden)(s, z[r], b + r, block, lanes);
-  if (s->copy && s->second.end == 0)
-    NAME(forward_copy)(s, rows, b, block, 1);
+  NAME(forward_copy)(s, rows, b, block, 1);
 }
 
 #endif
@@ -287,8 +291,7 @@ INLINE void NAME(forward_lone)(int N, const NAME(forward_step) * s, int64_t b, i
     NAME(forward_state)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
   for (int n = 0; n < N; n++)
     NAME(forward_hidden)(s, sum[n], b, block + n, NAME(used_lanes)(s, block + n));
-  if (s->copy && s->second.end == 0)
-    NAME(forward_copy)(s, 1, b, block, N);
+  NAME(forward_copy)(s, 1, b, block, N);
 }
 
 #else
@@ -303,8 +306,7 @@ NOINLINE void NAME(forward_vectors)(const NAME(forward_step) * s, int rows, int 
       NAME(forward_state)(s, z, b + r, first + v, lanes);
       NAME(forward_hidden)(s, z, b + r, first + v, lanes);
     }
-  if (s->copy)
-    NAME(forward_copy)(s, rows, b, first, V);
+  NAME(forward_copy)(s, rows, b, first, V);
 }
 
 /* Rows b .. b+rows-1 of one panel, at most a tile: the products of (R1), then the cells. */

@@ -30,7 +30,7 @@
 #endif
 #define UNROLL _Pragma("GCC unroll 32")
 
-#include "plan.h"
+#include "rows.h"
 
 #ifndef AT_ONCE
 #define AT_ONCE 1

@@ -41,7 +41,7 @@ def backward(
         Rows and steps as the user's.
     """
     course, D, program = kept.course, layout.directions, Program(core, layout)
-    errors = (course.sorted_steps(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
+    errors = (course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
     T, B = kept.inputs[0].shape[:2]
     if not B:  # there is nothing to walk through, in blocks or not
         parameters.flat[...] = 0
@@ -53,7 +53,7 @@ def backward(
     if once == T:
         found = new_slopes(layout, kept, T, wanted)
         add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
-        d_x = course.unsorted_steps(program, found.x)
+        d_x = course.moved(program, found.x, back=True)
         program.run()
         if d_x is not found.x:
             found = found._replace(x=d_x)
@@ -142,7 +142,7 @@ def through_blocks(
         if not whole:
             program.move(parameters.flat[None, None], block_parameters.flat[None, None], add=True)
             add_slopes(program, total, found, begin, end)
-    total = total._replace(x=kept.course.unsorted_steps(program, total.x))
+    total = total._replace(x=kept.course.moved(program, total.x, back=True))
     program.run()
     if wanted.norms:
         of_hidden = core.row_norms(get_num_threads(), total.hidden)

@@ -53,27 +53,18 @@ class Course(NamedTuple):
         return np.take(array, self.order, 1)
 
     @overload
-    def sorted_steps(self, program: Program, array: Array) -> Array: ...
+    def moved(self, program: Program, array: Array, back: bool = False) -> Array: ...
     @overload
-    def sorted_steps(self, program: Program, array: None) -> None: ...
-    def sorted_steps(self, program: Program, array: Array | None) -> Array | None:
-        """Return a sequence (T, B, N), rows as they run, zeros past their ends; filled by `program`."""
-        if array is None or self.order is None:
-            return array
-        to = empty(array.shape, array.dtype)
-        program.move(to, array, order=self.order, lengths=self.lengths)
-        return to
+    def moved(self, program: Program, array: None, back: bool = False) -> None: ...
+    def moved(self, program: Program, array: Array | None, back: bool = False) -> Array | None:
+        """Return a sequence (T, B, N), rows as they run, or `back`: as they came; filled by `program`.
 
-    @overload
-    def unsorted_steps(self, program: Program, array: Array) -> Array: ...
-    @overload
-    def unsorted_steps(self, program: Program, array: None) -> None: ...
-    def unsorted_steps(self, program: Program, array: Array | None) -> Array | None:
-        """Return a sequence (T, B, N), rows as they came, zeros past their ends; filled by `program`."""
+        Zeros stand past the ends of rows.
+        """
         if array is None or self.order is None:
             return array
         to = empty(array.shape, array.dtype)
-        program.move(to, array, order=self.order, back=True, lengths=self.lengths)
+        program.move(to, array, order=self.order, back=back, lengths=self.lengths)
         return to
 
     @overload

@@ -91,7 +91,7 @@ def forward(
         cells = empty((N, T, B, H), dtype) if has_c else None
         gates = empty((N, T, B, saved, H), dtype)
     program = Program(core, layout)
-    x, h_0, c_0 = course.sorted_steps(program, x), course.sorted(h_0), course.sorted(c_0)
+    x, h_0, c_0 = course.moved(program, x), course.sorted(h_0), course.sorted(c_0)
     inputs = [x, *new_inputs(layout, hidden, masks)] if layout.layers > 1 else [x]
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
     return *through_layers(program, weights, None, x, None, h_0, c_0, course, kept), kept
@@ -168,14 +168,11 @@ class Onward(NamedTuple):
         """Return the call of part n over its input, as it meets that, to `to`: all steps, or a span."""
         program, weights, packs, _, x_order, h_0, c_0, course, kept, output, h_n, c_n = self
         layout, begin, before, after = program.layout, 0, (at(h_0, n), at(c_0, n)), (h_n[n], at(c_n, n))
-        tape = (at(kept.cells, n), at(kept.gates, n)) if kept else (None, None)
+        tape = [at(kept.cells, n), at(kept.gates, n)] if kept else [None, None]
         rows = course.of(n % layout.directions)
         if span:
             begin, end = span
-            tape = (
-                None if tape[0] is None else tape[0][begin:end],
-                None if tape[1] is None else tape[1][begin:end],
-            )
+            tape = [None if array is None else array[begin:end] for array in tape]
             rows, output = cut(*rows, begin, end), output[begin:end]
             before = after if begin else before
         given = (weights and weights[n], packs and packs[n], x, *before)

@@ -174,8 +174,8 @@ def backward(
     drawn = draws_of(masks, seeds, course)
     core = _backend.core()
     program, h, c = Program(core, layout), course.sorted(memory(h_0)), course.sorted(memory(c_0))
-    first = course.sorted_steps(program, memory(x))
-    steps = course.sorted_steps(program, memory(output))[None] if layout.parts == 1 else memory(hidden)
+    first = course.moved(program, memory(x))
+    steps = course.moved(program, memory(output))[None] if layout.parts == 1 else memory(hidden)
     program.run()
     assert steps is not None
     has_c, saved = layout.has_cell_state, memory(gates) if layout.saved else None
