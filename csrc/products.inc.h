@@ -16,8 +16,10 @@ void SHARED(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth,
 #define OUTER_GATES (64 / (int)sizeof(REAL))
 
 /* The gates of this thread, block by block: [block][token][OUTER_GATES]. Unpacked, every token would touch a page of
- * its own. Reads up to a line past the last gate, inside the row's padding. */
-void SHARED(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth);
+ * its own. Reads up to a line past the last gate, inside the row's padding. With `sum` what column_sum() adds to that,
+ * as the numbers pass by. */
+void SHARED(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth, REAL *sum,
+                        int fresh);
 
 /* dw (4H, width) += dz^T a over `depth` tokens (L20) (L21) (G17) (G18) (R7) (R8), for the gate rows of this
  * thread, packed. */
@@ -77,6 +79,12 @@ void SHARED(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth,
 #undef CASE3
 }
 
+/* Onto `left` numbers, at most a vector of them, or in their place. */
+INLINE void NAME(leave_sum)(REAL *sum, int fresh, vec a, int64_t left) {
+  const int n = (int)max_i64(0, min_i64(LANES, left));
+  vstore_n(sum, fresh ? a : vload_n(sum, n) + a, n);
+}
+
 /* dst[k][vecs][LANES] = rows[k][column ...], zeros past `width`. */
 static void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth, int64_t width, int64_t column,
                             int vecs) {
@@ -89,10 +97,22 @@ static void NAME(pack_rows)(REAL *dst, const REAL *const *rows, int64_t depth, i
   }
 }
 
-void SHARED(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth) {
-  for (int64_t row = gates.begin; row < gates.end; row += OUTER_GATES)
-    for (int64_t k = 0; k < depth; k++, dst += OUTER_GATES)
-      UNROLL for (int v = 0; v < OUTER_GATES; v += LANES) vstore(dst + v, vload(dz[k] + offset + row + v));
+void SHARED(pack_gates)(REAL *dst, range gates, const REAL *const *dz, int64_t offset, int64_t depth, REAL *sum,
+                        int fresh) {
+  enum { VECS = OUTER_GATES / LANES };
+  for (int64_t row = gates.begin; row < gates.end; row += OUTER_GATES) {
+    vec acc[VECS];
+    UNROLL for (int v = 0; v < VECS; v++) acc[v] = (vec){0};
+    for (int64_t k = 0; k < depth; k++, dst += OUTER_GATES) {
+      UNROLL for (int v = 0; v < VECS; v++) {
+        const vec a = vload(dz[k] + offset + row + v * LANES);
+        vstore(dst + v * LANES, a);
+        acc[v] = acc[v] + a;
+      }
+    }
+    for (int v = 0; v < VECS && sum; v++)
+      NAME(leave_sum)(sum + row + v * LANES, fresh, acc[v], gates.end - row - v * LANES);
+  }
 }
 
 /* Onto `rows` rows of dw, `pitch` apart, `columns` numbers each, those of a tile of V vectors; fresh: in their place.
@@ -232,10 +252,7 @@ INLINE void NAME(column_sums)(int V, int lanes, REAL *sum, int fresh, const REAL
       acc[v] = other ? vfma(a, vload_n(other[k] + from + v * LANES, n), acc[v]) : acc[v] + a;
     }
   }
-  UNROLL for (int v = 0; v < V; v++) {
-    const int n = v + 1 < V ? LANES : lanes;
-    vstore_n(sum + v * LANES, fresh ? acc[v] : vload_n(sum + v * LANES, n) + acc[v], n);
-  }
+  UNROLL for (int v = 0; v < V; v++) NAME(leave_sum)(sum + v * LANES, fresh, acc[v], v + 1 < V ? LANES : lanes);
 }
 
 void SHARED(column_sum)(REAL *sum, range columns, int fresh, const REAL *const *dz, int64_t offset, int64_t depth,

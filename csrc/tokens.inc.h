@@ -233,23 +233,23 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
   REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
   REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
   if (sums->d_weight_hh && !job->turned_pitch) {
-    SHARED(pack_gates)(packed, gates, rows->dz, offset, rows->count);
+    SHARED(pack_gates)(packed, gates, rows->dz, offset, rows->count, b_ih ? b_ih : b_hh, fresh);
     if (segment->hh >= 0)
       SHARED(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
                             NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev, strip);
     if (segment->ih >= 0 && sums->d_weight_ih)
       SHARED(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
                             strip);
-  }
-  if (b_ih || b_hh)
+  } else if (b_ih || b_hh) {
     SHARED(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
+  }
 }
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
 static void NAME(projection_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
                                       const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
   range own = share(job->W, summer->rank, summer->size);
-  SHARED(pack_gates)(summer->packed, own, rows->dh, 0, rows->count);
+  SHARED(pack_gates)(summer->packed, own, rows->dh, 0, rows->count, NULL, 0);
   SHARED(outer_product)(sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
                         summer->strip);
 }
