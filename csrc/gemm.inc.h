@@ -120,7 +120,8 @@ INLINE void NAME(lone_product)(int panels, int wide, vec acc[panels][wide], int 
   case R:                                                                                                              \
     CASE(R);                                                                                                           \
     break;
-#define ROWS_UP_TO_2(CASE) ROW_CASE(CASE, 1) ROW_CASE(CASE, 2)
+#define ROWS_UP_TO_1(CASE) ROW_CASE(CASE, 1)
+#define ROWS_UP_TO_2(CASE) ROWS_UP_TO_1(CASE) ROW_CASE(CASE, 2)
 #define ROWS_UP_TO_3(CASE) ROWS_UP_TO_2(CASE) ROW_CASE(CASE, 3)
 #define ROWS_UP_TO_4(CASE) ROWS_UP_TO_3(CASE) ROW_CASE(CASE, 4)
 #define ROWS_UP_TO_6(CASE) ROWS_UP_TO_4(CASE) ROW_CASE(CASE, 5) ROW_CASE(CASE, 6)

@@ -204,3 +204,23 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
   chosen.depth = min_i64(longer ? MOST_TOKENS : CHUNK_TOKENS, chosen.chunk * p->B);
   return chosen;
 }
+
+void *arena_take(arena *a, int64_t count, int64_t element_bytes) {
+  int64_t bytes;
+  char *p = a->base ? a->base + a->used : NULL;
+  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes > INT64_C(1) << 60 || a->used > INT64_C(1) << 60) {
+    a->overflow = 1;
+    return NULL;
+  }
+  a->used += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+  return p;
+}
+
+int groups_of(const bptt_problem *p) {
+  double gates = p->cell == BPTT_LSTM ? 4 : p->cell == BPTT_GRU ? 3 : 1, width = (double)(p->I + width_of(p));
+  double numbers = gates * (double)p->H * width;
+  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && numbers <= MOST_IN_GROUPS &&
+                 numbers <= (double)p->B * IN_GROUPS_FOR_A_ROW
+             ? 2
+             : 1;
+}

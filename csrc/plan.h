@@ -107,16 +107,9 @@ static inline arena arena_on(void *base) {
   return a;
 }
 
-static inline void *arena_take(arena *a, int64_t count, int64_t element_bytes) {
-  int64_t bytes;
-  char *p = a->base ? a->base + a->used : NULL;
-  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes > INT64_C(1) << 60 || a->used > INT64_C(1) << 60) {
-    a->overflow = 1;
-    return NULL;
-  }
-  a->used += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-  return p;
-}
+/* Room for count * element_bytes, aligned; NULL while there is no buffer yet, or after an overflow. A function of its
+ * own: in each of the plans of each kind it was 60 KB of the wheel. */
+void *arena_take(arena *a, int64_t count, int64_t element_bytes);
 
 /* Bytes to ask of the caller, whose buffer may start anywhere; -1 after an overflow. */
 static inline int64_t arena_bytes(const arena *a) {
@@ -167,14 +160,7 @@ static inline int has_second(const bptt_problem *p) {
 /* Groups of batch rows whose sums over tokens are taken apart: two threads then do not fetch dz from one another, nor
  * meet before the end: backward of 100,32,40,40 1053 -> 905 us, then 915 -> 829; GRU 100,32,160,160 8.25 -> 7.6 ms.
  * Not by T: blocks of steps are summed as the whole is. */
-static inline int groups_of(const bptt_problem *p) {
-  double gates = p->cell == BPTT_LSTM ? 4 : p->cell == BPTT_GRU ? 3 : 1, width = (double)(p->I + width_of(p));
-  double numbers = gates * (double)p->H * width;
-  return p->B >= LEAST_IN_GROUPS && p->B <= CHUNK_TOKENS && numbers <= MOST_IN_GROUPS &&
-                 numbers <= (double)p->B * IN_GROUPS_FOR_A_ROW
-             ? 2
-             : 1;
-}
+int groups_of(const bptt_problem *p);
 
 /* The cost model (plan.c). panels: of the forward pass, `vecs` vectors each; gates: sums of a unit; lanes: elements of
  * a vector; size: bytes of an element; tile_rows: rows of a full tile. */

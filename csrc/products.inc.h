@@ -12,6 +12,12 @@ INLINE int NAME(wide_rows)(int vecs) {
 void SHARED(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth, const REAL *a, int64_t row,
                           const REAL *panel, const NAME(fetch) * fetch);
 
+/* Rows against pairs of panels of 2 or 3 vectors, each panel behind the one before it: `depth` numbers of a row meet
+ * the first, as many more the second, and so on. sum[row][vecs][LANES], those of the next pair `apart` behind: both
+ * chains of a pair, added up. */
+void SHARED(pair_products)(int rows, int vecs, int pairs, REAL *sum, int64_t apart, int64_t depth, const REAL *a,
+                           int64_t row, const REAL *panel);
+
 /* Gates of a block that outer_product() takes: a cache line of them. */
 #define OUTER_GATES (64 / (int)sizeof(REAL))
 
@@ -77,6 +83,55 @@ void SHARED(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth,
 #undef CASE1
 #undef CASE2
 #undef CASE3
+}
+
+/* A tile of pair_products(): as many sums as in a tile of four vectors. A pointer for three rows, as in
+ * tile_product_asking(), but made again at each k: two tile_step() for a k take 3 % of a backward pass more. */
+INLINE void NAME(pair_tile)(int R, int V, REAL *sum, int64_t depth, const REAL *a, int64_t row, const REAL *panel) {
+  vec acc[2][TILE_ROWS][WIDE_VECS + 1];
+  const REAL *from[2] = {panel, panel + depth * V * LANES};
+  UNROLL for (int n = 0; n < R * V; n++) acc[0][n / V][n % V] = acc[1][n / V][n % V] = (vec){0};
+  for (int64_t k = 0; k < depth; k++, a++) {
+    UNROLL for (int half = 0; half < 2; half++) {
+      const REAL *at = a + half * depth;
+      vec w[WIDE_VECS + 1];
+      UNROLL for (int v = 0; v < V; v++) {
+        w[v] = vload(from[half] + v * LANES);
+        vhold(&w[v]);
+      }
+      UNROLL for (int r = 0; r < R; r++) {
+        const vec a_rk = vset1(at[r % 3 * row]);
+        UNROLL for (int v = 0; v < V; v++) acc[half][r][v] = vfma(a_rk, w[v], acc[half][r][v]);
+        if (r % 3 == 2) {
+          at += 3 * row;
+          __asm__("" : "+r"(at));
+        }
+      }
+      from[half] += V * LANES;
+      __asm__("" : "+r"(from[half]));
+    }
+  }
+  UNROLL for (int n = 0; n < R * V; n++) vstore(sum + n * LANES, acc[0][n / V][n % V] + acc[1][n / V][n % V]);
+}
+
+void SHARED(pair_products)(int rows, int vecs, int pairs, REAL *sum, int64_t apart, int64_t depth, const REAL *a,
+                           int64_t row, const REAL *panel) {
+  for (; pairs > 0; pairs--, sum += apart, a += 2 * depth, panel += 2 * depth * vecs * LANES) {
+    for (int r = 0, n; r < rows; r += n) {
+      n = (int)next_tile(rows - r, vecs == 2 ? TILE_ROWS : PAIR_THREE);
+      REAL *to = sum + r * vecs * LANES;
+      const REAL *from = a + r * row;
+#define CASE2(R) NAME(pair_tile)(R, 2, to, depth, from, row, panel)
+#define CASE3(R) NAME(pair_tile)(R, 3, to, depth, from, row, panel)
+      if (vecs == 2) {
+        SWITCH_ROWS(n, TILE_ROWS, CASE2)
+      } else {
+        SWITCH_ROWS(n, PAIR_THREE, CASE3)
+      }
+#undef CASE2
+#undef CASE3
+    }
+  }
 }
 
 /* Onto `left` numbers, at most a vector of them, or in their place. */

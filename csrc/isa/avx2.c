@@ -10,5 +10,6 @@
 #define TILE_ROWS 3 /* 3 x 4 sums, 3 rows, 1 weight */
 #define WIDE_ROWS 6
 #define THREE_ROWS 4
+#define PAIR_THREE 2
 #define LONE_BLOCKS 3
 #include "../variant.inc.h"

@@ -11,6 +11,7 @@
 #define TILE_ROWS 6 /* 6 x 4 sums, 4 weights and what is spread; with 7 rows GCC keeps a sum in memory */
 #define WIDE_ROWS 12 /* 12 x 2 sums, 2 weights; a third fewer reads for each multiply-add than 8 x 2 */
 #define THREE_ROWS 8
+#define PAIR_THREE 4
 #define LONE_BLOCKS 4
 #define AT_ONCE 4
 #include "../variant.inc.h"

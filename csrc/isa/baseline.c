@@ -5,5 +5,6 @@
 #define TILE_ROWS 2
 #define WIDE_ROWS 4
 #define THREE_ROWS 2
+#define PAIR_THREE 1
 #define LONE_BLOCKS 2
 #include "../variant.inc.h"

@@ -10,5 +10,6 @@
 #define TILE_ROWS 6
 #define WIDE_ROWS 8
 #define THREE_ROWS 6
+#define PAIR_THREE 4
 #define LONE_BLOCKS 4
 #include "../variant.inc.h"
