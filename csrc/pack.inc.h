@@ -289,6 +289,16 @@ NOINLINE void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, 
   }
 }
 
+/* The columns of a (gates*H, width) matrix, each as dot_products() takes it. */
+static void NAME(pack_columns)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, int (*rows)(int)) {
+  const int64_t each = ceil_div(gates * H, DOT_SUMS) * DOT_SUMS;
+  memset(dst, 0, (size_t)(width * each) * sizeof(REAL));
+  for (int gate = 0; gate < gates; gate++)
+    for (int64_t unit = 0; unit < H; unit++)
+      for (int64_t c = 0; c < width; c++)
+        dst[c * each + gate * H + unit] = src[(rows(gate) * H + unit) * width + c];
+}
+
 /* The weights of the second product: (W, H), row-major. */
 static const REAL *NAME(second_weights)(const bptt_problem *p) {
   return p->P ? p->weight_hr : (const REAL *)p->weight_hh + NAME(hh_gates)(p) * p->H * p->H;

@@ -18,6 +18,21 @@ void SHARED(wide_product)(int how, int rows, int vecs, REAL *sum, int64_t depth,
 void SHARED(pair_products)(int rows, int vecs, int pairs, REAL *sum, int64_t apart, int64_t depth, const REAL *a,
                            int64_t row, const REAL *panel);
 
+/* Partial sums of a dot product, on registers of any size, and columns that dot_products() takes at most. */
+#define DOT_SUMS (64 / (int)sizeof(REAL))
+enum { NAME(MOST_DOTS) = DOT_SUMS / 4 };
+
+/* Where rows of a product go: `count` of them one after the other, the next ones `step` rows further on. */
+typedef struct {
+  REAL *to;
+  int64_t count, step;
+} NAME(destination);
+
+/* Rows of `columns` numbers: dot products of rows of a, `row` apart, with as many vectors of `depth` numbers, which are
+ * padded with zeros to a multiple of DOT_SUMS. For few columns: a panel would have most of its lanes empty. */
+void SHARED(dot_products)(const NAME(destination) * dst, int64_t columns, int64_t rows, int64_t depth, const REAL *a,
+                          int64_t row, const REAL *vectors);
+
 /* Gates of a block that outer_product() takes: a cache line of them. */
 #define OUTER_GATES (64 / (int)sizeof(REAL))
 
@@ -130,6 +145,66 @@ void SHARED(pair_products)(int rows, int vecs, int pairs, REAL *sum, int64_t apa
       }
 #undef CASE2
 #undef CASE3
+    }
+  }
+}
+
+/* R rows: the q-th vector of their partial sums. */
+INLINE void NAME(dot_part)(int R, vec acc[R], int q, int64_t depth, const REAL *a, int64_t row, const REAL *vector) {
+  UNROLL for (int r = 0; r < R; r++) acc[r] = (vec){0};
+  for (int64_t k = q * LANES; k < depth; k += DOT_SUMS) {
+    const vec w = vload(vector + k);
+    const int lanes = (int)min_i64(LANES, depth - k);
+    const REAL *at = a + k;
+    UNROLL for (int r = 0; r < R; r++) {
+      acc[r] = vfma(lanes == LANES ? vload(at) : vload_n(at, lanes), w, acc[r]);
+      at += row;
+      __asm__("" : "+r"(at));
+    }
+  }
+}
+
+/* Rows as many as a vector has lanes: their sums lie side by side once those of all rows are turned. */
+INLINE vec NAME(dot_square)(int64_t depth, const REAL *a, int64_t row, const REAL *vector) {
+  vec sum = {0};
+  UNROLL for (int q = 0; q < DOT_SUMS / LANES; q++) {
+    vec square[LANES];
+    NAME(dot_part)(LANES, square, q, depth, a, row, vector);
+    vtranspose(square);
+    UNROLL for (int n = 0; n < LANES; n++) sum = q + n ? sum + square[n] : square[n];
+  }
+  return sum;
+}
+
+/* One row, to the same bits. */
+static REAL NAME(dot_alone)(int64_t depth, const REAL *a, const REAL *vector) {
+  REAL sum = 0;
+  for (int q = 0; q < DOT_SUMS / LANES; q++) {
+    vec acc[1];
+    NAME(dot_part)(1, acc, q, depth, a, 0, vector);
+    for (int n = 0; n < LANES; n++)
+      sum = q + n ? sum + acc[0][n] : acc[0][n];
+  }
+  return sum;
+}
+
+void SHARED(dot_products)(const NAME(destination) * dst, int64_t columns, int64_t rows, int64_t depth, const REAL *a,
+                          int64_t row, const REAL *vectors) {
+  const int64_t each = ceil_div(depth, DOT_SUMS) * DOT_SUMS;
+  REAL sums[NAME(MOST_DOTS)][LANES], *to = dst->to;
+  for (int64_t n, left = dst->count; rows > 0; rows -= n, a += n * row) {
+    n = rows < LANES ? 1 : LANES;
+    for (int64_t c = 0; c < columns; c++) {
+      if (n == 1)
+        sums[c][0] = NAME(dot_alone)(depth, a, vectors + c * each);
+      else
+        vstore(sums[c], NAME(dot_square)(depth, a, row, vectors + c * each));
+    }
+    for (int r = 0; r < n; r++, to += columns) {
+      for (int64_t c = 0; c < columns; c++)
+        to[c] = sums[c][r];
+      if (--left == 0)
+        left = dst->count, to += (dst->step - dst->count) * columns;
     }
   }
 }

@@ -1,11 +1,5 @@
 /* Everything that sums over the tokens of a chunk: dx, and the gradients of the parameters. */
 
-/* Where rows of a product go: `count` of them one after the other, the next ones `step` rows further on. */
-typedef struct {
-  REAL *to;
-  int64_t count, step;
-} NAME(destination);
-
 /* Rows of `width` at columns of these panels: dz against packed weights, for dx (L19) and d_h_0 (L18). */
 NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
                                range panels, const REAL *dz, int64_t rows, NAME(destination) dst) {
@@ -132,6 +126,15 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
   rows->count = n;
 }
 
+/* d_x of rows of dz, all its columns. (L19) */
+static void NAME(input_rows)(const NAME(backward_job) * job, const REAL *dz, int64_t rows, NAME(destination) dst) {
+  const int64_t I = job->p->I;
+  if (job->narrow)
+    SHARED(dot_products)(&dst, I, rows, MATRIX_GATES * job->p->H, dz, job->pitch, job->ih);
+  else
+    NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), dz, rows, dst);
+}
+
 /* d_x of rows of one part, some steps of the chunk that starts at step t0. (L19) */
 static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, range steps, range batch) {
   const bptt_problem *p = job->p;
@@ -149,8 +152,7 @@ static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0
       const range rows = all.half[half];
       const int64_t count = valid.half[half].end - rows.begin;
       REAL *d_x = (REAL *)p->d_x + ((t0 + t) * p->B + rows.begin) * I;
-      NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), NAME(dz_at)(job, t, rows.begin),
-                       run * count, (NAME(destination)){d_x, count, p->B});
+      NAME(input_rows)(job, NAME(dz_at)(job, t, rows.begin), run * count, (NAME(destination)){d_x, count, p->B});
       if (p->lengths)
         memset(d_x + count * I, 0, (size_t)((rows.end - rows.begin - count) * I) * sizeof(REAL));
     }
@@ -160,8 +162,8 @@ static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0
 /* The same of tokens [begin, end) of the chunk, where all rows are one part and as long. */
 static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
   const bptt_problem *p = job->p;
-  NAME(dz_product)(job, job->ih, MATRIX_GATES, p->I, share(job->x_panels, 0, 1), job->dz + begin * job->pitch,
-                   end - begin, (NAME(destination)){(REAL *)p->d_x + (t0 * p->B + begin) * p->I, end - begin, 0});
+  NAME(input_rows)(job, job->dz + begin * job->pitch, end - begin,
+                   (NAME(destination)){(REAL *)p->d_x + (t0 * p->B + begin) * p->I, end - begin, 0});
 }
 
 /* Whether the rows of weight_hh in a segment meet what goes into the second product, not h. (G26) */

@@ -34,6 +34,7 @@ REGIMES = {
     "one row, hoisted": (500, 1, 70, 40),
     "one step": (1, 50, 100, 300),
     "many rows a step": (3, 530, 9, 21),
+    "few inputs": (60, 21, 2, 37),
     "one row, tiny": (600, 1, 1, 20),
 }
 SHAPES = pytest.mark.parametrize("regime", REGIMES)
