@@ -68,7 +68,7 @@ static range NAME(part_of)(const NAME(backward_job) * job, range rows, int part)
 }
 
 /* Room for the gradients of the parameters of one block. */
-static NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turned_pitch, arena *a) {
+ONCE NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turned_pitch, arena *a) {
   int64_t gates = MATRIX_GATES * p->H, each = turned_pitch ? turned_pitch : gates, real = (int64_t)sizeof(REAL);
   NAME(sums) block = {0};
   block.d_weight_ih = p->d_weight_ih ? arena_take(a, each * p->I, real) : NULL;
@@ -89,14 +89,14 @@ static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
 }
 
 /* What `sums` hold. */
-static int64_t NAME(sums_bytes)(const bptt_problem *p) {
+ONCE int64_t NAME(sums_bytes)(const bptt_problem *p) {
   arena a = {0};
   for (int group = 0; group < 2 && groups_of(p) > 1; group++)
     (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, LEAST_TURNED), &a);
   return arena_bytes(&a);
 }
 
-static NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
+ONCE NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   NAME(backward_job) job = {.p = p, .options = options_of(p)};
   int64_t H = p->H, W = width_of(p), real = (int64_t)sizeof(REAL), pad = ARENA_ALIGN / real;
   job.W = W;

@@ -43,6 +43,8 @@ static void NAME(step_norms)(const NAME(backward_job) * job, int64_t t, range ro
 static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team, int rank, int64_t t0, int64_t t1,
                                  int64_t end, range rows, range panels, range h_panels) {
   const bptt_problem *p = job->p;
+  if (NAME(takes_alone)(job, rows))
+    return NAME(alone_recursion)(job, team, rank, t0, t1, end, rows.begin);
   int64_t W = job->W, state = p->B * p->H;
   const row_ranges all = in_halves(p, rows);
   row_ranges valid = valid_rows(p, t1, &all, &all);
@@ -117,7 +119,7 @@ static int NAME(chunk_recursion)(const NAME(backward_job) * job, bptt_team *team
   return 0;
 }
 
-static void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
+ONCE void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *team, int rank) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, W = job->W;
   range rows = share(p->B, rank, team->size), of_h = share(job->h_panels, rank, team->size),
@@ -155,7 +157,7 @@ static void NAME(initial_row)(const NAME(backward_job) * job, REAL *d_h_0, int64
 }
 
 /* d_h_0 and d_c_0 of rows of one part: of their units those of these panels over W and H. dz holds step 0 in slot 0. */
-NOINLINE void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
+ONCE void NAME(initial_gradients)(const NAME(backward_job) * job, range rows, range h_panels, range panels) {
   const bptt_problem *p = job->p;
   const int64_t H = p->H, W = job->W;
   const row_ranges all = in_halves(p, rows), valid = valid_rows(p, 0, &all, &all);
@@ -183,7 +185,7 @@ NOINLINE void NAME(initial_gradients)(const NAME(backward_job) * job, range rows
 }
 
 /* Zeros in place of sums over no tokens, and the second bias. */
-static void NAME(finish_sums)(const NAME(backward_job) * job) {
+ONCE void NAME(finish_sums)(const NAME(backward_job) * job) {
   const bptt_problem *p = job->p;
   int64_t H = p->H, W = job->W;
   size_t row_bytes = (size_t)H * sizeof(REAL), h_bytes = (size_t)W * sizeof(REAL);
@@ -220,8 +222,8 @@ static void NAME(zero_rows)(void *array, range rows, int64_t width) {
 
 /* Before a block [begin, end): what comes from after it, to those units of rows `carried` that this thread hands on,
  * and zeros for the steps from `start` on that it leaves out, this thread's rows or tokens. */
-static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t start,
-                              int64_t begin, int64_t end, range carried, range panels, range h_panels) {
+ONCE void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t start,
+                            int64_t begin, int64_t end, range carried, range panels, range h_panels) {
   const bptt_problem *p = job->p;
   range rows = share(p->B, rank, team->size), left_out = share((begin - start) * p->B, rank, team->size);
   const range cells = NAME(wide_units)(p->H, panels), units = NAME(wide_units)(job->W, h_panels);
@@ -250,8 +252,8 @@ static void NAME(enter_block)(const NAME(backward_job) * job, const bptt_team *t
 
 /* Onto the gradients of the parameters `to` those of `first`, and of `second` if given; fresh: in their place. This
  * thread's share. */
-static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to, const NAME(sums) * first,
-                           const NAME(sums) * second, int fresh, int rank, int size) {
+NOINLINE void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to, const NAME(sums) * first,
+                             const NAME(sums) * second, int fresh, int rank, int size) {
   const bptt_problem *p = job->p;
   int64_t gates = MATRIX_GATES * p->H, each = job->turned_pitch ? job->turned_pitch : gates;
 #define OF(name, count)                                                                                                \
@@ -282,8 +284,8 @@ static void NAME(add_sums)(const NAME(backward_job) * job, const NAME(sums) * to
 
 /* After the block of steps [begin, end): adds up what it gave apart (a second bias that is a copy of the first comes
  * last), and forgets what was clipped on its way to a state that is no part of it. */
-static void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t begin,
-                              int64_t end, int first, int apart) {
+ONCE void NAME(leave_block)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t begin, int64_t end,
+                            int first, int apart) {
   const bptt_problem *p = job->p;
   if (job->groups > 1 && end > begin)
     NAME(add_sums)(job, &job->of_all, &job->of_group[0], &job->of_group[1], first && (!p->accumulate || p->sums), rank,

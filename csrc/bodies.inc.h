@@ -31,6 +31,8 @@
 
 #include "backstep.inc.h"
 
+#include "alone.inc.h"
+
 #include "tokens.inc.h"
 
 #include "norms.inc.h"

@@ -16,6 +16,11 @@ INLINE vec NAME(gate_sum)(const REAL *sum, int gates) {
   return gates > 2 ? a + vload(sum + OTHER_SUM) : a;
 }
 
+/* What chains of two, three or all gates come to. */
+INLINE vec NAME(join_gates)(int gates, vec a, vec b, vec c, vec d) {
+  return gates == 4 ? (a + b) + (c + d) : gates == 3 ? (a + b) + c : gates == 2 ? a + b : a;
+}
+
 /* The gates of one row side by side: V vectors of a panel of `wide`. */
 INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const REAL *dz, const REAL *panel, int wide) {
   vec acc[4][V];
@@ -23,10 +28,7 @@ INLINE void NAME(gate_sum_lone)(int V, int gates, vec sum[V], int64_t H, const R
     UNROLL for (int v = 0; v < V; v++) acc[g][v] = (vec){0};
   }
   NAME(lone_product)(gates, V, acc, 0, V, H, dz, H, panel, H * wide * LANES, wide * LANES);
-  UNROLL for (int v = 0; v < V; v++) sum[v] = gates == 4   ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v])
-                                              : gates == 3 ? (acc[0][v] + acc[1][v]) + acc[2][v]
-                                              : gates == 2 ? acc[0][v] + acc[1][v]
-                                                           : acc[0][v];
+  UNROLL for (int v = 0; v < V; v++) sum[v] = NAME(join_gates)(gates, acc[0][v], acc[1][v], acc[2][v], acc[3][v]);
 }
 
 /* Where all gates of two or three rows fit the registers. */

@@ -196,7 +196,7 @@ static void NAME(turned_products)(const NAME(backward_job) * job, const NAME(sum
 
 /* Between the caller's gradients of the weights and the turned sums over all tokens: back, or (`in`) what is to be
  * added to. This thread's share. */
-static void NAME(turn_sums)(const NAME(backward_job) * job, int in, int rank, int size) {
+ONCE void NAME(turn_sums)(const NAME(backward_job) * job, int in, int rank, int size) {
   const bptt_problem *p = job->p;
   const NAME(sums) *sums = &job->of_all;
   const int64_t H = p->H, pitch = job->turned_pitch;

@@ -28,6 +28,8 @@
 #else
 #define NOINLINE static __attribute__((noinline, noclone))
 #endif
+/* What runs once in a call or a block of steps is compiled for its size: 100 KB of a wheel. */
+#define ONCE static __attribute__((cold, noinline))
 #define UNROLL _Pragma("GCC unroll 32")
 
 #include "rows.h"

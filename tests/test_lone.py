@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bptt
+from problems import VARIANTS, variant
 
 core = pytest.importorskip("bptt._core")
 SIZES = [*range(1, 68), 79, 80, 81]
@@ -133,3 +134,34 @@ def test_bits_while_members_wait(cell, options):
                 assert np.array_equal(tape.output, alone.output)
                 assert np.array_equal(tape.hidden, alone.hidden)
                 assert np.array_equal(output, alone.output)
+
+
+def results(layer, tape, errors, **how):
+    """Gradients of the input, the initial state and the parameters."""
+    found = layer.backward(tape, *errors, **how)
+    states = found.state if isinstance(found.state, tuple) else (found.state,)
+    return [found.input, *states, found.parameters.flat]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", [bptt.LSTM, bptt.GRU, bptt.RNN], ids=lambda cell: cell.__name__)
+def test_bits_of_one_row_backward(cell, dtype, name):
+    """Asked for the gradients of all steps as well, backward goes the way that any batch goes."""
+    rng = np.random.default_rng(11)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    ways = ({}, {"truncate": (20, 33)}, {"truncate": 9})
+    with variant(name):
+        for H in (1, 2, 7, 8, 9, 15, 16, 17, 20, 24, 25, 31, 32, 33, 40, 47, 48, 49):
+            layer, T = cell(3, H, seed=H, dtype=dtype), 1100 if H in (7, 20) else 45
+            for B, given, way in itertools.product((1, 2), (True, False), ways):
+                states = normal(2, 1, B, H)
+                state = None if not given else tuple(states) if cell is bptt.LSTM else states[0]
+                with bptt.num_threads(B):
+                    tape = layer.forward(normal(T, B, 3), state)
+                    errors = normal(T, B, H), state
+                    wanted = results(layer, tape, errors, steps=True, **way)
+                    assert_equal(results(layer, tape, errors, **way), wanted)
