@@ -10,16 +10,14 @@ int is_order(const int64_t *order, int64_t B) {
   return 1;
 }
 
-row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
+row_ranges rows_of_length(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
   row_ranges found = *rows;
   for (int n = 0; n < 2; n++) {
     const range all = rows->half[n];
     int64_t end = near->half[n].end;
-    if (!p->lengths)
-      end = t < p->T ? all.end : all.begin;
-    while (p->lengths && end > all.begin && p->lengths[end - 1] <= t)
+    while (end > all.begin && p->lengths[end - 1] <= t)
       end--;
-    while (p->lengths && end < all.end && p->lengths[end] > t)
+    while (end < all.end && p->lengths[end] > t)
       end++;
     found.half[n].end = end;
   }

@@ -29,9 +29,18 @@ static inline int64_t count_rows(const row_ranges *rows) {
   return rows->half[0].end - rows->half[0].begin + rows->half[1].end - rows->half[1].begin;
 }
 
+row_ranges rows_of_length(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near);
+
 /* Those of some rows that are not past their length at step t, 0 <= t <= T: the first ones of each half. `near`: those
  * rows, or the answer for a step nearby. */
-row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near);
+static inline row_ranges valid_rows(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near) {
+  if (p->lengths)
+    return rows_of_length(p, t, rows, near);
+  row_ranges found = *rows;
+  for (int n = 0; n < found.count && t == p->T; n++)
+    found.half[n].end = found.half[n].begin;
+  return found;
+}
 
 /* Tokens of steps [t0, t1) of some rows: of those that are gathered, the ones that are not past their length. */
 typedef struct {
