@@ -51,8 +51,7 @@ INLINE void NAME(alone_steps)(int V, NAME(alone) * a, int64_t t, int64_t to) {
   const bptt_problem *p = job->p;
   const int64_t H = p->H, b = a->b;
   const int last = (int)(H - (V - 1) * LANES);
-  const int64_t error_step = pitches_of(p->d_output_step, p->d_output_row, p->B, H).step;
-  const int64_t error_row = pitches_of(p->d_output_step, p->d_output_row, p->B, H).row;
+  const pitches of_errors = pitches_of(p->d_output_step, p->d_output_row, p->B, H);
   const cell_options none = {0};
   vec carry[V], c[V];
   UNROLL for (int v = 0; v < V; v++) carry[v] = a->carry[v], c[v] = a->c[v];
@@ -60,7 +59,7 @@ INLINE void NAME(alone_steps)(int V, NAME(alone) * a, int64_t t, int64_t to) {
     const int64_t row = t * p->B + b;
     const REAL *gates = (const REAL *)p->gates + row * SAVED * H;
     const REAL *h = (const REAL *)p->output + row * H, *h_prev = NULL, *c_prev = NULL;
-    const REAL *d_output = (const REAL *)p->d_output + t * error_step + b * error_row;
+    const REAL *d_output = (const REAL *)p->d_output + t * of_errors.step + b * of_errors.row;
     REAL *dz = NAME(dz_at)(job, t - a->t0, b);
     if (READS_H_PREV)
       h_prev = t ? h - p->B * H : p->h_0 ? (const REAL *)p->h_0 + b * H : job->zero;
@@ -104,6 +103,7 @@ INLINE void NAME(alone_steps)(int V, NAME(alone) * a, int64_t t, int64_t to) {
   UNROLL for (int v = 0; v < V; v++) a->carry[v] = carry[v], a->c[v] = c[v];
 }
 
+/* The same of `vecs` vectors, as many as a panel has. */
 NOINLINE void NAME(alone_run)(int vecs, NAME(alone) * a, int64_t t, int64_t to) {
   if (vecs == 1)
     NAME(alone_steps)(1, a, t, to);

@@ -20,7 +20,7 @@ typedef struct {
   REAL *second; /* of the second product, in panels over H; or NULL */
   REAL *ih; /* weight_ih in panels, when d_x is wanted; or */
   int64_t own_panel; /* room for one panel for each thread, so many numbers; or 0; or */
-  int narrow; /* its few columns, so many; or 0: dx is dot products (products.inc.h) */
+  int narrow; /* its few columns one by one: dx is dot products (products.inc.h) */
   REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
   int64_t second_row; /* rows from there on are the second part, another thread's; B: all are one part */
   REAL *dz; /* [part][slot][row of the part][pitch], dz_at(); slots: steps of the chunk, then the first one after it */
@@ -122,13 +122,13 @@ ONCE NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.depth = job.plan.depth;
   job.pitch = GATES * H + pad;
   job.hh = arena_take(a, ceil_div(W, LANES) * LANES * job.hh_gates, H * real);
-  job.narrow = p->d_x && p->I <= NAME(MOST_DOTS) ? (int)p->I : 0;
+  job.narrow = p->d_x && p->I > 0 && p->I <= NAME(MOST_DOTS);
   /* Where one chunk holds all tokens, each thread packs a panel of weight_ih when it comes to it: it stays in a cache,
    * where all of them would go to memory and come back. 50,1,1024,1024 22.3 -> 21.0 ms, 100,1,256,256 1.40 -> 1.35. */
   if (p->d_x && !job.narrow && job.plan.chunk >= p->T && !p->truncate_every && !p->lengths && job.groups == 1 &&
       job.x_panels % job.plan.threads == 0)
     job.own_panel = (WIDE_VECS + 1) * LANES * MATRIX_GATES * H;
-  int64_t in_ih = job.narrow      ? job.narrow * ceil_div(MATRIX_GATES * H, DOT_SUMS) * DOT_SUMS
+  int64_t in_ih = job.narrow      ? p->I * NAME(dot_pitch)(MATRIX_GATES * H)
                   : job.own_panel ? job.plan.threads * job.own_panel
                                   : ceil_div(p->I, LANES) * LANES * MATRIX_GATES * H;
   job.ih = p->d_x ? arena_take(a, in_ih, real) : NULL;

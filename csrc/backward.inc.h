@@ -126,11 +126,13 @@ ONCE void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *t
         of_x = share(job->x_panels, rank, team->size), of_second = share(job->panels, rank, team->size);
   NAME(pack_wide)(NAME(wide_panel)(job->hh, of_h.begin, job->hh_gates * H), p->weight_hh, H, job->hh_gates, W, of_h,
                   NAME(hh_rows));
-  if (job->narrow && rank == 0)
-    NAME(pack_columns)(job->ih, p->weight_ih, H, MATRIX_GATES, p->I, NAME(ih_rows));
-  else if (p->d_x && !job->narrow && !job->own_panel)
+  if (job->narrow) {
+    if (rank == 0)
+      NAME(pack_columns)(job->ih, p->weight_ih, H, MATRIX_GATES, p->I, NAME(ih_rows));
+  } else if (p->d_x && !job->own_panel) {
     NAME(pack_wide)(NAME(wide_panel)(job->ih, of_x.begin, MATRIX_GATES * H), p->weight_ih, H, MATRIX_GATES, p->I, of_x,
                     NAME(ih_rows));
+  }
   if (job->second)
     NAME(pack_wide)(NAME(wide_panel)(job->second, of_second.begin, W), NAME(second_weights)(p), W, 1, H, of_second,
                     NAME(hh_rows));

@@ -138,12 +138,13 @@ NOINLINE void NAME(gate_sums)(int rows, int vecs, int gates, REAL *sum, int64_t 
 #endif
   int gate = 0;
   if (NAME(takes_pairs)(vecs, gates, H)) {
-    for (; ahead && gate < gates / 2 * 2; gate++) {
-      NAME(prefetch_rows)(&ahead[gate][0], 0, rows, units);
-      NAME(prefetch_rows)(&ahead[gate][1], 0, rows, units);
+    const int pairs = gates / 2;
+    for (int n = 0; ahead && n < 2 * pairs; n++) {
+      NAME(prefetch_rows)(&ahead[n][0], 0, rows, units);
+      NAME(prefetch_rows)(&ahead[n][1], 0, rows, units);
     }
-    gate = gates / 2 * 2;
-    SHARED(pair_products)(rows, vecs, gates / 2, sum, OTHER_SUM, H, dz, pitch, panel);
+    gate = 2 * pairs;
+    SHARED(pair_products)(rows, vecs, pairs, sum, OTHER_SUM, H, dz, pitch, panel);
     panel += gate * H * vecs * LANES;
   }
   for (; gate < gates; gate++, panel += H * vecs * LANES) {

@@ -291,7 +291,7 @@ NOINLINE void NAME(pack_wide)(REAL *dst, const REAL *src, int64_t H, int gates, 
 
 /* The columns of a (gates*H, width) matrix, each as dot_products() takes it. */
 static void NAME(pack_columns)(REAL *dst, const REAL *src, int64_t H, int gates, int64_t width, int (*rows)(int)) {
-  const int64_t each = ceil_div(gates * H, DOT_SUMS) * DOT_SUMS;
+  const int64_t each = NAME(dot_pitch)(gates * H);
   memset(dst, 0, (size_t)(width * each) * sizeof(REAL));
   for (int gate = 0; gate < gates; gate++)
     for (int64_t unit = 0; unit < H; unit++)

@@ -22,14 +22,19 @@ void SHARED(pair_products)(int rows, int vecs, int pairs, REAL *sum, int64_t apa
 #define DOT_SUMS (64 / (int)sizeof(REAL))
 enum { NAME(MOST_DOTS) = DOT_SUMS / 4 };
 
+/* Numbers from vector to vector of dot_products(): `depth`, and zeros. */
+INLINE int64_t NAME(dot_pitch)(int64_t depth) {
+  return ceil_div(depth, DOT_SUMS) * DOT_SUMS;
+}
+
 /* Where rows of a product go: `count` of them one after the other, the next ones `step` rows further on. */
 typedef struct {
   REAL *to;
   int64_t count, step;
 } NAME(destination);
 
-/* Rows of `columns` numbers: dot products of rows of a, `row` apart, with as many vectors of `depth` numbers, which are
- * padded with zeros to a multiple of DOT_SUMS. For few columns: a panel would have most of its lanes empty. */
+/* Rows of `columns` numbers: dot products of rows of a, `row` apart, with as many vectors of `depth` numbers, which
+ * lie dot_pitch() apart. For few columns: a panel would have most of its lanes empty. */
 void SHARED(dot_products)(const NAME(destination) * dst, int64_t columns, int64_t rows, int64_t depth, const REAL *a,
                           int64_t row, const REAL *vectors);
 
@@ -190,7 +195,7 @@ static REAL NAME(dot_alone)(int64_t depth, const REAL *a, const REAL *vector) {
 
 void SHARED(dot_products)(const NAME(destination) * dst, int64_t columns, int64_t rows, int64_t depth, const REAL *a,
                           int64_t row, const REAL *vectors) {
-  const int64_t each = ceil_div(depth, DOT_SUMS) * DOT_SUMS;
+  const int64_t each = NAME(dot_pitch)(depth);
   REAL sums[NAME(MOST_DOTS)][LANES], *to = dst->to;
   for (int64_t n, left = dst->count; rows > 0; rows -= n, a += n * row) {
     n = rows < LANES ? 1 : LANES;

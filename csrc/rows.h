@@ -29,6 +29,7 @@ static inline int64_t count_rows(const row_ranges *rows) {
   return rows->half[0].end - rows->half[0].begin + rows->half[1].end - rows->half[1].begin;
 }
 
+/* valid_rows() where there are lengths. */
 row_ranges rows_of_length(const bptt_problem *p, int64_t t, const row_ranges *rows, const row_ranges *near);
 
 /* Those of some rows that are not past their length at step t, 0 <= t <= T: the first ones of each half. `near`: those
