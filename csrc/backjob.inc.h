@@ -1,5 +1,12 @@
 /* What a call backward works with: sizes, packed weights, places; and how it is divided. */
 
+#undef HAS_TILES
+#if REAL_BITS == 32 && defined(TILES)
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
+#endif
+
 /* Gradients of the parameters, or places for their sums; each may be NULL. Turned (products.inc.h), those of weight_ih
  * and weight_hh are (I, turned_pitch) and (W, turned_pitch), a column for each sum in dz; `d_middle`, the same of what
  * goes into a second product in place of h. */
@@ -21,12 +28,16 @@ typedef struct {
   REAL *ih; /* weight_ih in panels, when d_x is wanted; or */
   int64_t own_panel; /* room for one panel for each thread, so many numbers; or 0; or */
   int narrow; /* its few columns one by one: dx is dot products (products.inc.h) */
+  const bptt_tiles *tiles; /* for sums over tokens (tiles.h); or NULL */
+  int tiled_input; /* for dx as well, which needs none of the above then */
+  int64_t tile_room; /* bytes of `rooms` for each thread */
+  char *rooms;
   REAL *peephole; /* [blocks][i,f,o][LANES] or NULL */
   int64_t second_row; /* rows from there on are the second part, another thread's; B: all are one part */
   REAL *dz; /* [part][slot][row of the part][pitch], dz_at(); slots: steps of the chunk, then the first one after it */
   REAL *carry; /* (B, H), carry_at(): what step t gets of step t+1 past weight_hh: at c, or at h */
   int64_t second_dz, second_carry; /* numbers before those of the second part */
-  REAL *strip; /* one packed panel of `depth` rows for each thread */
+  REAL *strip; /* without tiles: one packed panel of `depth` rows for each thread */
   REAL *packed; /* pack_gates() of all threads, OUTER_GATES rows apart */
   int64_t packed_rows; /* of all threads together */
   REAL *zero; /* (H or W) */
@@ -83,16 +94,21 @@ ONCE NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turne
 
 /* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning
  * back, but what `sums` hold is laid out alike for any. */
-static int64_t NAME(turned_pitch)(const bptt_problem *p, int64_t tokens) {
-  int turned = p->d_weight_hh && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
+static int64_t NAME(turned_pitch)(const bptt_problem *p, int tiled, int64_t tokens) {
+  int turned = p->d_weight_hh && !tiled && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
   return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;
+}
+
+/* Tiles for sums over tokens, or NULL. By the shape alone, as they round in their own way. */
+static const bptt_tiles *NAME(tiles_of)(const bptt_problem *p) {
+  return HAS_TILES && p->H >= LEAST_TILED ? bptt_tiles_for(p) : NULL;
 }
 
 /* What `sums` hold. */
 ONCE int64_t NAME(sums_bytes)(const bptt_problem *p) {
   arena a = {0};
   for (int group = 0; group < 2 && groups_of(p) > 1; group++)
-    (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, LEAST_TURNED), &a);
+    (void)NAME(block_sums)(p, width_of(p), NAME(turned_pitch)(p, NAME(tiles_of)(p) != NULL, LEAST_TURNED), &a);
   return arena_bytes(&a);
 }
 
@@ -108,14 +124,16 @@ ONCE NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
                             .d_weight_peephole = p->d_weight_peephole,
                             .d_weight_hr = p->d_weight_hr};
   job.groups = groups_of(p);
-  job.turned_pitch = NAME(turned_pitch)(p, p->sums && job.groups > 1 ? LEAST_TURNED : p->T * p->B);
+  job.tiles = NAME(tiles_of)(p);
+  job.tiled_input = job.tiles && p->d_x && p->I >= LEAST_TILED;
+  job.turned_pitch = NAME(turned_pitch)(p, job.tiles != NULL, p->sums && job.groups > 1 ? LEAST_TURNED : p->T * p->B);
   if (job.turned_pitch) {
     NAME(sums) turned = NAME(block_sums)(p, W, job.turned_pitch, a);
     job.of_all.d_weight_ih = turned.d_weight_ih, job.of_all.d_weight_hh = turned.d_weight_hh;
     job.of_all.d_middle = turned.d_middle;
   }
   job.hh_gates = NAME(hh_gates)(p);
-  job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS);
+  job.plan = plan_backward(p, GATES, LANES, sizeof(REAL), WIDE_ROWS, job.tiles != NULL);
   job.panels = NAME(wide_count)(H);
   job.h_panels = NAME(wide_count)(W);
   job.x_panels = NAME(wide_count)(p->I);
@@ -125,13 +143,13 @@ ONCE NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
   job.narrow = p->d_x && p->I > 0 && p->I <= NAME(MOST_DOTS);
   /* Where one chunk holds all tokens, each thread packs a panel of weight_ih when it comes to it: it stays in a cache,
    * where all of them would go to memory and come back. 50,1,1024,1024 22.3 -> 21.0 ms, 100,1,256,256 1.40 -> 1.35. */
-  if (p->d_x && !job.narrow && job.plan.chunk >= p->T && !p->truncate_every && !p->lengths && job.groups == 1 &&
-      job.x_panels % job.plan.threads == 0)
+  if (p->d_x && !job.tiled_input && !job.narrow && job.plan.chunk >= p->T && !p->truncate_every && !p->lengths &&
+      job.groups == 1 && job.x_panels % job.plan.threads == 0)
     job.own_panel = (WIDE_VECS + 1) * LANES * MATRIX_GATES * H;
   int64_t in_ih = job.narrow      ? p->I * NAME(dot_pitch)(MATRIX_GATES * H)
                   : job.own_panel ? job.plan.threads * job.own_panel
                                   : ceil_div(p->I, LANES) * LANES * MATRIX_GATES * H;
-  job.ih = p->d_x ? arena_take(a, in_ih, real) : NULL;
+  job.ih = p->d_x && !job.tiled_input ? arena_take(a, in_ih, real) : NULL;
   job.peephole = p->weight_peephole ? arena_take(a, ceil_div(H, LANES) * LANES * 3, real) : NULL;
   /* Else what a core fetches ahead of its own rows takes lines from the other, which writes them. Backward of
    * 100,32,40,40 907 -> 815 us, 1000,50,1,20 4.03 -> 3.63 ms. */
@@ -145,13 +163,19 @@ ONCE NAME(backward_job) NAME(backward_plan)(const bptt_problem *p, arena *a) {
     job.second_dz = (job.plan.chunk + 1) * job.second_row * job.pitch + APART / real;
     job.second_carry = job.second_row * H + APART / real;
   }
-  job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
   job.packed_rows = max_i64(GATES * H, W);
   job.group_depth = job.plan.chunk * ceil_div(p->B, 2);
-  job.packed = arena_take(a,
-                          job.packed_rows * max_i64(job.depth, job.groups > 1 ? 2 * job.group_depth : 0) +
-                              max_i64(2, job.plan.threads) * OUTER_GATES * job.depth,
-                          real);
+  if (job.tiles) {
+    job.tile_room = max_i64(job.tiles->room(p->I + max_i64(W, H), job.depth),
+                            job.tiled_input ? job.tiles->room(p->I, MATRIX_GATES * H) : 0);
+    job.rooms = arena_take(a, job.plan.threads, job.tile_room);
+  } else {
+    job.strip = arena_take(a, (int64_t)job.plan.threads * job.depth * 4 * LANES, real);
+    job.packed = arena_take(a,
+                            job.packed_rows * max_i64(job.depth, job.groups > 1 ? 2 * job.group_depth : 0) +
+                                max_i64(2, job.plan.threads) * OUTER_GATES * job.depth,
+                            real);
+  }
   arena kept = arena_on(p->sums);
   for (int group = 0; group < 2 && job.groups > 1; group++)
     job.of_group[group] = NAME(block_sums)(p, W, job.turned_pitch, p->sums ? &kept : a);

@@ -129,7 +129,7 @@ ONCE void NAME(pack_backward)(const NAME(backward_job) * job, const bptt_team *t
   if (job->narrow) {
     if (rank == 0)
       NAME(pack_columns)(job->ih, p->weight_ih, H, MATRIX_GATES, p->I, NAME(ih_rows));
-  } else if (p->d_x && !job->own_panel) {
+  } else if (p->d_x && !job->own_panel && !job->tiled_input) {
     NAME(pack_wide)(NAME(wide_panel)(job->ih, of_x.begin, MATRIX_GATES * H), p->weight_ih, H, MATRIX_GATES, p->I, of_x,
                     NAME(ih_rows));
   }
@@ -342,7 +342,7 @@ static void NAME(backward_member)(const void *context, bptt_team *team, int rank
         if (NAME(chunk_recursion)(job, team, rank, t0, t1, end, own, panels, h_panels))
           return;
         if (own_rows && p->d_x)
-          NAME(rows_input_gradient)(job, t0, share(t1 - t0, 0, 1), own);
+          NAME(own_input_gradient)(job, rank, t0, t1 - t0, own);
       }
       const NAME(sums) *sums = apart ? &job->block : &job->of_all;
       int goes_on = job->groups > 1 ? p->accumulate && p->sums : !apart && (start > 0 || p->accumulate);

@@ -33,6 +33,8 @@
 
 #include "alone.inc.h"
 
+#include "dx.inc.h"
+
 #include "tokens.inc.h"
 
 #include "norms.inc.h"

@@ -45,9 +45,18 @@ static int has_weights(const bptt_problem *p) {
   return (p->weight_ih || p->I == 0) && p->weight_hh && !p->weight_hr == !p->P;
 }
 
+static const bptt_variant *variant_for(const bptt_problem *p) {
+  return p->variant ? bptt_usable_variant(p->variant - 1) : bptt_dispatch();
+}
+
 static const bptt_kernels *kernels_for(const bptt_problem *p) {
-  const bptt_variant *variant = p->variant ? bptt_usable_variant(p->variant - 1) : bptt_dispatch();
+  const bptt_variant *variant = variant_for(p);
   return variant ? &variant->kernels[p->cell][p->dtype] : NULL;
+}
+
+const bptt_tiles *bptt_tiles_for(const bptt_problem *p) {
+  const bptt_variant *variant = variant_for(p);
+  return variant && p->dtype == BPTT_F32 ? variant->tiles : NULL;
 }
 
 bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **kernels) {

@@ -4,6 +4,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(BPTT_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 extern const bptt_variant bptt_variant_baseline;
 #if defined(__x86_64__)
@@ -18,6 +23,25 @@ static int can_avx512(void) {
   return can_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+#if defined(BPTT_AMX)
+extern const bptt_variant bptt_variant_amx;
+
+/* The registers are 8 KB, which Linux gives to a process that asks: it refuses one that has a signal stack too small
+ * for them. Asked once, as what was given stays. */
+static int can_amx(void) {
+  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILES = 1 << 24 };
+  static atomic_int known; /* 1: no; 2: yes */
+  int answer = atomic_load_explicit(&known, memory_order_relaxed);
+  if (!answer) {
+    unsigned a, b, c, d = 0;
+    int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILES);
+    answer = 1 + (has && can_avx512() && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA));
+    atomic_store_explicit(&known, answer, memory_order_relaxed);
+  }
+  return answer == 2;
+}
+#endif
 #elif defined(__aarch64__)
 extern const bptt_variant bptt_variant_neon;
 #endif
@@ -31,6 +55,9 @@ static const struct {
   int (*can_run)(void);
 } table[] = {
 #if defined(__x86_64__)
+#if defined(BPTT_AMX)
+    {&bptt_variant_amx, can_amx},
+#endif
     {&bptt_variant_avx512, can_avx512},
     {&bptt_variant_avx2, can_avx2},
 #elif defined(__aarch64__)

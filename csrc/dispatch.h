@@ -4,6 +4,7 @@
 
 #include "bptt.h"
 #include "team.h"
+#include "tiles.h"
 
 /* A call that is ready to run: what each member of a team does, and the plan that they go by. */
 enum { BPTT_JOB_BYTES = 2048 };
@@ -32,6 +33,7 @@ typedef struct {
   bptt_probes probes[2];   /* likewise; for bptt_measure() */
   int64_t (*half_adds)(int64_t rounds, double *sink); /* float32 on half registers; NULL: there are none */
   void (*norms[2])(const void *x, int64_t rows, int64_t n, double *norms); /* likewise; of rows (rows, n) */
+  const bptt_tiles *tiles; /* for float32; or NULL */
 } bptt_variant;
 
 /* Whether small sizes run on half registers on this machine; of a variant that has them. */

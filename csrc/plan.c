@@ -179,7 +179,7 @@ plan plan_forward(const bptt_problem *p, int64_t panels, int vecs, int lanes, in
   return chosen;
 }
 
-plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows) {
+plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int tile_rows, int tiled) {
   /* uneven: threads meet after each chunk, and of rows of unequal length that are not dealt the longest are one
    * thread's: when lengths are uniform the other one waits for a quarter of the time. */
   double depth = (double)(p->H + width_of(p));
@@ -191,16 +191,16 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
                           .l2_rate = BACKWARD_BYTES_PER_CYCLE,
                           .asking = BACKWARD_ASKING,
                           .row_bytes = gates * p->H * size,
-                          .apart =
-                              (double)(p->T * p->B) * gates * (double)p->H * (double)(2 * p->I + width_of(p)) / lanes,
+                          .apart = (double)(p->T * p->B) * gates * (double)p->H * (double)(2 * p->I + width_of(p)) /
+                                   (tiled ? 2 * lanes : lanes),
                           .uneven = p->lengths && !(p->threads == 2 && second_half(p) < p->B) ? 1.375 : 1};
   plan chosen = choose_split(p, &work);
   int64_t steps = p->truncate_every ? min_i64(p->T, p->truncate_depth) : p->T;
   int64_t whole = max_i64(1, CHUNK_TOKENS / max_i64(1, p->B));
   /* Twice as many tokens leave half of the tiles of dW, and members meet half as often. Always a multiple of the steps
    * of the shorter chunk: what src/bptt/_recompute.py cuts fits both. Figures: docs/performance.md. */
-  int longer = size == sizeof(float) && groups_of(p) == 1;
-  chosen.chunk = max_i64(1, min_i64(steps, longer && p->B <= CHUNK_TOKENS ? 2 * whole : whole));
+  int groups = groups_of(p), longer = size == sizeof(float) && (groups == 1 || tiled);
+  chosen.chunk = max_i64(1, min_i64(steps, longer && p->B <= CHUNK_TOKENS ? 2 * groups * whole : whole));
   chosen.depth = min_i64(longer ? MOST_TOKENS : CHUNK_TOKENS, chosen.chunk * p->B);
   return chosen;
 }

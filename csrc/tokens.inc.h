@@ -1,29 +1,4 @@
-/* Everything that sums over the tokens of a chunk: dx, and the gradients of the parameters. */
-
-/* Rows of `width` at columns of these panels: dz against packed weights, for dx (L19) and d_h_0 (L18). */
-NOINLINE void NAME(dz_product)(const NAME(backward_job) * job, const REAL *weights, int gates, int64_t width,
-                               range panels, const REAL *dz, int64_t rows, NAME(destination) dst) {
-  REAL sum[GATE_SUMS] __attribute__((aligned(VEC_BYTES)));
-  const int64_t H = job->p->H;
-  for (int64_t n = panels.begin; n < panels.end; n++) {
-    const int vecs = NAME(wide_vecs)(width, n);
-    const int64_t column = n * WIDE_VECS * LANES, whole = WIDE_VECS * LANES * gates * H;
-    REAL *to = dst.to + column;
-    for (int64_t b = 0, left = dst.count; b < rows;) {
-      int block = (int)next_tile(rows - b, ROW_BLOCK);
-      NAME(gate_sums)(block, vecs, gates, sum, H, dz + b * job->pitch, job->pitch, weights,
-                      n + 1 < panels.end ? weights + whole : weights, NULL, 0);
-      for (int r = 0; r < block; r++, b++, to += width) {
-        for (int v = 0; v < vecs; v++)
-          vstore_n(to + v * LANES, NAME(gate_sum)(sum + (r * vecs + v) * LANES, gates),
-                   (int)min_i64(LANES, width - column - v * LANES));
-        if (--left == 0)
-          left = dst.count, to += (dst.step - dst.count) * width;
-      }
-    }
-    weights += whole;
-  }
-}
+/* Gradients of the parameters: sums over the tokens of a chunk. */
 
 /* Sums that stand side by side in dz and belong to the same rows of the parameters: to weight_ih alone, to both
  * matrices, to weight_hh alone. A block of rows is H of them; -1: none. */
@@ -57,18 +32,35 @@ typedef struct {
   const REAL *lists[7 * (MOST_TOKENS + 8)];
 } NAME(token_rows);
 
+#if HAS_TILES
+typedef bptt_outer NAME(outer);
+#else
+/* As bptt_outer. */
+typedef struct {
+  REAL *dw;
+  int64_t width;
+  const REAL *const *rows;
+} NAME(outer);
+#endif
+
 /* Who works on sums over tokens, and where: a share of them, in memory of its own. */
 typedef struct {
   int rank, size;
   REAL *strip, *packed; /* one packed panel of rows; gates as pack_gates() leaves them */
+  void *room; /* for tiles, in place of both */
   REAL *seen; /* (depth, W): what dropout left of h_{t-1}; or NULL */
 } NAME(summer);
 
 /* One of all members, each with its share of the rows of the parameters. */
 static NAME(summer) NAME(member_summer)(const NAME(backward_job) * job, int rank, int size) {
-  NAME(summer) s = {rank, size, job->strip + rank * job->depth * 4 * LANES, NULL, NULL};
-  /* By the share of all rows, not of this product's, as another member may be at another. */
-  s.packed = job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * OUTER_GATES * job->depth;
+  NAME(summer) s = {.rank = rank, .size = size};
+  if (job->tiles) {
+    s.room = job->rooms + rank * job->tile_room;
+  } else {
+    s.strip = job->strip + rank * job->depth * 4 * LANES;
+    /* By the share of all rows, not of this product's, as another member may be at another. */
+    s.packed = job->packed + share(job->packed_rows, rank, size).begin * job->depth + rank * OUTER_GATES * job->depth;
+  }
   s.seen = job->seen ? job->seen + rank * job->depth * job->W : NULL;
   return s;
 }
@@ -77,7 +69,8 @@ static NAME(summer) NAME(member_summer)(const NAME(backward_job) * job, int rank
 static NAME(summer) NAME(group_summer)(const NAME(backward_job) * job, int group) {
   NAME(summer) s = NAME(member_summer)(job, group, 1);
   s.rank = 0;
-  s.packed = job->packed + group * (job->packed_rows * job->group_depth + OUTER_GATES * job->depth);
+  if (!job->tiles)
+    s.packed = job->packed + group * (job->packed_rows * job->group_depth + OUTER_GATES * job->depth);
   return s;
 }
 
@@ -124,46 +117,6 @@ static void NAME(list_tokens)(const NAME(backward_job) * job, NAME(token_rows) *
     n++;
   }
   rows->count = n;
-}
-
-/* d_x of rows of dz, all its columns. (L19) */
-static void NAME(input_rows)(const NAME(backward_job) * job, const REAL *dz, int64_t rows, NAME(destination) dst) {
-  const int64_t I = job->p->I;
-  if (job->narrow)
-    SHARED(dot_products)(&dst, I, rows, MATRIX_GATES * job->p->H, dz, job->pitch, job->ih);
-  else
-    NAME(dz_product)(job, job->ih, MATRIX_GATES, I, share(job->x_panels, 0, 1), dz, rows, dst);
-}
-
-/* d_x of rows of one part, some steps of the chunk that starts at step t0. (L19) */
-static void NAME(rows_input_gradient)(const NAME(backward_job) * job, int64_t t0, range steps, range batch) {
-  const bptt_problem *p = job->p;
-  const int64_t I = p->I, cut = job->second_row, n = batch.end - batch.begin;
-  const row_ranges all = in_halves(p, batch);
-  row_ranges valid = all;
-  const int whole = n > 0 && n == (batch.begin < cut ? cut : p->B - cut) &&
-                    (all.half[0].end == batch.begin || all.half[0].end == batch.end);
-  for (int64_t t = steps.begin, run; t < steps.end; t += run) {
-    valid = valid_rows(p, t0 + t, &all, &valid);
-    run = 1;
-    if (whole && count_rows(&valid) == n) /* steps on end, until a row has none */
-      run = min_i64(steps.end, (p->lengths ? p->lengths[batch.end - 1] : p->T) - t0) - t;
-    for (int half = 0; half < all.count; half++) {
-      const range rows = all.half[half];
-      const int64_t count = valid.half[half].end - rows.begin;
-      REAL *d_x = (REAL *)p->d_x + ((t0 + t) * p->B + rows.begin) * I;
-      NAME(input_rows)(job, NAME(dz_at)(job, t, rows.begin), run * count, (NAME(destination)){d_x, count, p->B});
-      if (p->lengths)
-        memset(d_x + count * I, 0, (size_t)((rows.end - rows.begin - count) * I) * sizeof(REAL));
-    }
-  }
-}
-
-/* The same of tokens [begin, end) of the chunk, where all rows are one part and as long. */
-static void NAME(input_gradient)(const NAME(backward_job) * job, int64_t t0, int64_t begin, int64_t end) {
-  const bptt_problem *p = job->p;
-  NAME(input_rows)(job, job->dz + begin * job->pitch, end - begin,
-                   (NAME(destination)){(REAL *)p->d_x + (t0 * p->B + begin) * p->I, end - begin, 0});
 }
 
 /* Whether the rows of weight_hh in a segment meet what goes into the second product, not h. (G26) */
@@ -223,6 +176,26 @@ ONCE void NAME(turn_sums)(const NAME(backward_job) * job, int in, int rank, int 
   }
 }
 
+/* Sums over tokens of gates times the rows of one or two arrays, and of the gates alone. (L20) (L21) (L22) */
+static void NAME(weight_products)(const NAME(backward_job) * job, const NAME(summer) * summer, const REAL *const *dz,
+                                  int64_t depth, range gates, int64_t offset, NAME(outer) first, NAME(outer) second,
+                                  int fresh, REAL *bias) {
+#if HAS_TILES
+  if (job->tiles) {
+    const bptt_outer both[2] = {first, second};
+    job->tiles->outer(first.dw ? both : both + 1, (first.dw != NULL) + (second.dw != NULL), gates, fresh, dz, offset,
+                      depth, bias, summer->room);
+    return;
+  }
+#endif
+  (void)job;
+  SHARED(pack_gates)(summer->packed, gates, dz, offset, depth, bias, fresh);
+  if (first.dw)
+    SHARED(outer_product)(first.dw, first.width, gates, fresh, summer->packed, depth, first.rows, summer->strip);
+  if (second.dw)
+    SHARED(outer_product)(second.dw, second.width, gates, fresh, summer->packed, depth, second.rows, summer->strip);
+}
+
 /* What one segment gives to the parameters, this thread's share: biases, and weights that are not turned. (L20) (L21)
  * (L22) */
 static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(segment) * segment,
@@ -231,29 +204,25 @@ static void NAME(segment_products)(const NAME(backward_job) * job, const NAME(se
   const bptt_problem *p = job->p;
   int64_t H = p->H, I = p->I, W = job->W, offset = segment->first * H;
   range gates = share(segment->count * H, summer->rank, summer->size);
-  REAL *strip = summer->strip, *packed = summer->packed;
+  REAL *dw_ih = segment->ih >= 0 && sums->d_weight_ih ? sums->d_weight_ih + segment->ih * H * I : NULL;
+  REAL *dw_hh = segment->hh >= 0 && sums->d_weight_hh ? sums->d_weight_hh + segment->hh * H * W : NULL;
+  const REAL **h_prev = NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev;
   REAL *b_ih = NAME(bias_rows)(sums->d_bias_ih, segment->ih, H);
   REAL *b_hh = NAME(bias_rows)(sums->d_bias_hh, segment->hh, H);
-  if (sums->d_weight_hh && !job->turned_pitch) {
-    SHARED(pack_gates)(packed, gates, rows->dz, offset, rows->count, b_ih ? b_ih : b_hh, fresh);
-    if (segment->hh >= 0)
-      SHARED(outer_product)(sums->d_weight_hh + segment->hh * H * W, W, gates, fresh, packed, rows->count,
-                            NAME(of_middle)(job, segment) ? rows->middle : rows->h_prev, strip);
-    if (segment->ih >= 0 && sums->d_weight_ih)
-      SHARED(outer_product)(sums->d_weight_ih + segment->ih * H * I, I, gates, fresh, packed, rows->count, rows->x,
-                            strip);
-  } else if (b_ih || b_hh) {
-    SHARED(column_sum)(b_ih ? b_ih : b_hh, gates, fresh, rows->dz, offset, rows->count, NULL);
-  }
+  REAL *bias = b_ih ? b_ih : b_hh;
+  if ((dw_ih || dw_hh) && !job->turned_pitch)
+    NAME(weight_products)(job, summer, rows->dz, rows->count, gates, offset, (NAME(outer)){dw_hh, W, h_prev},
+                          (NAME(outer)){dw_ih, I, rows->x}, fresh, bias);
+  else if (bias)
+    SHARED(column_sum)(bias, gates, fresh, rows->dz, offset, rows->count, NULL);
 }
 
 /* The gradient of the projection's weights, this thread's share. (L31) */
 static void NAME(projection_products)(const NAME(backward_job) * job, const NAME(summer) * summer,
                                       const NAME(token_rows) * rows, const NAME(sums) * sums, int fresh) {
   range own = share(job->W, summer->rank, summer->size);
-  SHARED(pack_gates)(summer->packed, own, rows->dh, 0, rows->count, NULL, 0);
-  SHARED(outer_product)(sums->d_weight_hr, job->p->H, own, fresh, summer->packed, rows->count, rows->middle,
-                        summer->strip);
+  NAME(weight_products)(job, summer, rows->dh, rows->count, own, 0,
+                        (NAME(outer)){sums->d_weight_hr, job->p->H, rows->middle}, (NAME(outer)){0}, fresh, NULL);
 }
 
 /* What tokens of some batch rows in a chunk (the last ones first) give to the parameters of `sums`, this one's share.
@@ -280,37 +249,6 @@ static void NAME(sum_tokens)(const NAME(backward_job) * job, const NAME(summer) 
       SHARED(column_sum)(dp + 2 * H, units, fresh, rows.dz, 3 * H, rows.count, rows.c);
     }
     end = begin;
-  }
-}
-
-/* d_x of all tokens, the columns of this thread, whose panels of weight_ih are packed one by one. (L19) */
-NOINLINE void NAME(input_gradient_by_panels)(const NAME(backward_job) * job, int rank, int size) {
-  const bptt_problem *p = job->p;
-  const range own = share(job->x_panels, rank, size);
-  REAL *panel = job->ih + rank * job->own_panel;
-  for (int64_t n = own.begin; n < own.end; n++) {
-    NAME(pack_wide)(panel, p->weight_ih, p->H, MATRIX_GATES, p->I, (range){n, n + 1}, NAME(ih_rows));
-    for (int part = 0; part < 2; part++) {
-      const range rows = NAME(part_of)(job, share(p->B, 0, 1), part);
-      const int64_t count = rows.end - rows.begin;
-      NAME(dz_product)(job, panel, MATRIX_GATES, p->I, (range){n, n + 1}, NAME(dz_at)(job, 0, rows.begin), p->T * count,
-                       (NAME(destination)){(REAL *)p->d_x + rows.begin * p->I, count, p->B});
-    }
-  }
-}
-
-/* dx of a chunk, this thread's share. */
-static void NAME(chunk_input_gradient)(const NAME(backward_job) * job, const bptt_team *team, int rank, int64_t t0,
-                                       int64_t steps) {
-  if (job->own_panel) {
-    NAME(input_gradient_by_panels)(job, rank, team->size);
-  } else if (job->p->d_x && job->p->lengths) {
-    for (int part = 0; part < 2; part++)
-      NAME(rows_input_gradient)(job, t0, share(steps, rank, team->size),
-                                NAME(part_of)(job, share(job->p->B, 0, 1), part));
-  } else if (job->p->d_x) {
-    range own = share(steps * job->p->B, rank, team->size);
-    NAME(input_gradient)(job, t0, own.begin, own.end);
   }
 }
 

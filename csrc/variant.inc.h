@@ -4,12 +4,14 @@
  *
  * Wanted from the build: CELL and CELL_FILE, such as lstm and "cell_lstm.inc.h"; or neither.
  * Wanted from the stub: VARIANT, FULL_BYTES (of a vector), HALF_BYTES (optional: a second, narrower set of kernels
- * for small hidden sizes in float32), ISA_* (see vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS
- * and THREE_ROWS (of a tile of 2 and 3 vectors), LONE_BLOCKS (hidden blocks a single row works on at once), AT_ONCE
- * (optional: steps of k that the loop of a large tile takes at once).
+ * for small hidden sizes in float32), TILES (optional: the variant that has tiles beside these kernels), ISA_* (see
+ * vec.inc.h), TILE_ROWS (rows of a 4-vector tile), WIDE_ROWS and THREE_ROWS (of a tile of 2 and 3 vectors), LONE_BLOCKS
+ * (hidden blocks a single row works on at once), AT_ONCE (optional: steps of k that the loop of a large tile takes at
+ * once).
  */
 #include "bptt.h"
 #include "dispatch.h"
+#include "inlining.h"
 #include "team.h"
 
 #include <float.h>
@@ -20,17 +22,6 @@
 #define NAME(op) PASTE(op, SUFFIX)
 /* What the objects of the cells have from that of the variant. */
 #define SHARED(op) PASTE(bptt_, PASTE(VARIANT, PASTE(_, NAME(op))))
-
-#define INLINE static inline __attribute__((always_inline))
-/* Functions with many tiles inside stay whole: cloned into their callers they cost minutes of compile time. */
-#if defined(__clang__)
-#define NOINLINE static __attribute__((noinline))
-#else
-#define NOINLINE static __attribute__((noinline, noclone))
-#endif
-/* What runs once in a call or a block of steps is compiled for its size: 100 KB of a wheel. */
-#define ONCE static __attribute__((cold, noinline))
-#define UNROLL _Pragma("GCC unroll 32")
 
 #include "rows.h"
 
@@ -159,15 +150,24 @@ extern const bptt_kernels TABLE(CELL)[2];
 const bptt_kernels TABLE(CELL)[2] = {KERNELS(SUFFIX_f32), KERNELS(_f64)};
 #else
 extern const bptt_kernels TABLE(lstm)[2], TABLE(gru)[2], TABLE(rnn)[2];
-extern const bptt_variant PASTE(bptt_variant_, VARIANT);
-const bptt_variant PASTE(bptt_variant_,
-                         VARIANT) = {STRING(VARIANT),
-                                     {TABLE(lstm), TABLE(gru), TABLE(rnn)},
-                                     {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}},
 #ifdef HALF_BYTES
-                                     multiply_adds_f32_half,
+#define HALF_ADDS multiply_adds_f32_half
 #else
-                                     NULL,
+#define HALF_ADDS NULL
 #endif
-                                     {norms_f32, norms_f64}};
+/* A variant of that name, with these tiles or NULL. */
+#define DEFINE_VARIANT(name, tiles)                                                                                    \
+  extern const bptt_variant PASTE(bptt_variant_, name);                                                                \
+  const bptt_variant PASTE(bptt_variant_,                                                                              \
+                           name) = {STRING(name),                                                                      \
+                                    {TABLE(lstm), TABLE(gru), TABLE(rnn)},                                             \
+                                    {{multiply_adds_f32, read_often_f32}, {multiply_adds_f64, read_often_f64}},        \
+                                    HALF_ADDS,                                                                         \
+                                    {norms_f32, norms_f64},                                                            \
+                                    tiles}
+DEFINE_VARIANT(VARIANT, NULL);
+#ifdef TILES
+extern const bptt_tiles PASTE(bptt_tiles_, TILES);
+DEFINE_VARIANT(TILES, &PASTE(bptt_tiles_, TILES));
+#endif
 #endif

@@ -14,4 +14,7 @@
 #define PAIR_THREE 4
 #define LONE_BLOCKS 4
 #define AT_ONCE 4
+#if defined(BPTT_AMX)
+#define TILES amx
+#endif
 #include "../variant.inc.h"
