@@ -199,8 +199,8 @@ plan plan_backward(const bptt_problem *p, int gates, int lanes, int size, int ti
   int64_t whole = max_i64(1, CHUNK_TOKENS / max_i64(1, p->B));
   /* Twice as many tokens leave half of the tiles of dW, and members meet half as often. Always a multiple of the steps
    * of the shorter chunk: what src/bptt/_recompute.py cuts fits both. Figures: docs/performance.md. */
-  int groups = groups_of(p), longer = size == sizeof(float) && (groups == 1 || tiled);
-  chosen.chunk = max_i64(1, min_i64(steps, longer && p->B <= CHUNK_TOKENS ? 2 * groups * whole : whole));
+  int longer = size == sizeof(float) && (tiled || groups_of(p) == 1);
+  chosen.chunk = max_i64(1, min_i64(steps, longer && p->B <= CHUNK_TOKENS ? 2 * whole : whole));
   chosen.depth = min_i64(longer ? MOST_TOKENS : CHUNK_TOKENS, chosen.chunk * p->B);
   return chosen;
 }

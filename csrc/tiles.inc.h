@@ -1,9 +1,10 @@
 /* Products of float32 numbers on tiles of bfloat16.
  *
  * A number is split into three pieces of 8 bits each, which together are the number itself. Of the nine products of
- * pieces the six with the larger ones are taken; what the other three would add is below half a unit in the last place.
- * Each is exact in float32, and so their sum is as good as a chain of fused multiply-adds. AMX makes sixteen times as
- * many products of bfloat16 in a cycle as of float32, so six of them leave 2.7 times as many.
+ * pieces the six with the larger ones are taken; what the other three would add is at most a unit in the last place,
+ * and 2^-28 of the product on average. Each is exact in float32, and so their sum is as good as a chain of fused
+ * multiply-adds. AMX makes sixteen times as many products of bfloat16 in a cycle as AVX-512 of float32, so that with
+ * six for one 2.7 times as many are left.
  *
  * Tiles have 16 rows of 16 pairs of numbers, and 16 rows of 16 sums. One step takes DEEP numbers of a row: pair n is
  * number n and number n + 16, on both sides. The order of a sum, whatever the shape: steps from the first to the last,
@@ -29,7 +30,7 @@ enum {
   DEEP = 32,
   TILE = 1024, /* bytes */
   STACK = 3 * TILE, /* three pieces */
-  /* What goes through the left side at once stays in the L1; C tiles are put away between. 512 tokens of 1024 gates by
+  /* What goes through the left side at once stays in the L1; sums are put away between. 512 tokens of 1024 gates by
    * 256 columns: 782 us; with 128 tokens 899, with all 879. */
   AT_ONE_TIME = 64,
   MOST_DEEP = 512, /* of the right side, which stays in the L2 with so many */
