@@ -114,9 +114,10 @@ def test_above_the_bound_it_is_lent(fresh):
 
     first = fill(1)
     assert blocks.kept_memory() == 0
-    assert fill(3) < first / 2, "the same pages again"
+    again = fill(3)
+    assert again < first / 2, "the same pages again"
     blocks.keep(0)
-    assert fill(5) > first / 2, "new ones"
+    assert fill(5) > 2 * again + 10, "new ones, huge or not: the system may have no huge ones at first"
 
 
 def test_goes_back_when_others_are_taken(fresh):

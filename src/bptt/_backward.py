@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from . import _recompute
 from ._check import Layout
 from ._course import ALL_STEPS, in_order
-from ._kept import Kept, Slopes, Wanted, at, new_slopes
-from ._program import Program, Room
+from ._kept import Kept, Slopes, Wanted, at, new_slopes, new_steps
+from ._program import Program, Room, cell_of
 from ._threads import get_num_threads
 from .parameters import Parameters, Weights, layer_weights
 
@@ -40,8 +40,7 @@ def backward(
     Slopes
         Rows and steps as the user's.
     """
-    course, D, program = kept.course, layout.directions, Program(core, layout)
-    errors = (course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
+    course, D = kept.course, layout.directions
     T, B = kept.inputs[0].shape[:2]
     if not B:  # there is nothing to walk through, in blocks or not
         parameters.flat[...] = 0
@@ -50,6 +49,10 @@ def backward(
         every, depth = (min(k, T) for k in wanted.truncate)
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
     once = apart(core, kept, wanted)
+    if once == T and layout.parts == 1 and course.order is None and not kept.starts:
+        return only_part(core, layout, weights[0], kept, (d_output, d_h_n, d_c_n), parameters, wanted)
+    program = Program(core, layout)
+    errors = (course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
     if once == T:
         found = new_slopes(layout, kept, T, wanted)
         add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
@@ -70,6 +73,28 @@ def backward(
         in_order(found.clipped, D, course),
         in_order(found.norms, D, course),
     )
+
+
+def only_part(
+    core: Any,
+    layout: Layout,
+    weights: Weights,
+    kept: Kept,
+    errors: tuple[Array | None, Array | None, Array | None],
+    parameters: Parameters,
+    wanted: Wanted,
+) -> Slopes:
+    """Go back through the only part, rows as they came: the core makes most of what it fills."""
+    course, steps = kept.course, new_steps(layout, kept, len(kept.inputs[0]), wanted)
+    tape = kept.inputs[0], kept.h_0, kept.c_0, kept.hidden[0], kept.cells, kept.gates
+    given = cell_of(core, layout.cell), get_num_threads(), weights, *tape, *errors, wanted.input
+    if course is ALL_STEPS and not kept.seeds and wanted[:-1] == (False, False, None, None):
+        d_x, d_h_0, d_c_0 = core.backward_part(*given, parameters.flat)
+    else:
+        rows, draws = course.of(0), kept.draws(0) or (None, 0)
+        how = *rows, *draws, wanted.step_clip, wanted.truncate
+        d_x, d_h_0, d_c_0 = core.backward_part(*given, parameters.flat, *how, *steps)
+    return Slopes(d_x, d_h_0, d_c_0, *steps)
 
 
 def apart(core: Any, kept: Kept, wanted: Wanted) -> int:
@@ -188,15 +213,6 @@ def add_layers(
     D, lengths = layout.directions, course.lengths
     d_weights = layer_weights(parameters, layout.layers, D)
     if not B:
-        return
-
-    if layout.parts == 1 and not kept.starts:
-        errors = d_output, at(d_h_n, 0), at(d_c_n, 0)
-        program.add(
-            call_of(
-                program, weights[0], kept, 0, kept.inputs[0], errors, d_weights[0], wanted, found, found.x
-            )
-        )
         return
 
     def turned(array: Array, name: str) -> Array:

@@ -1,3 +1,4 @@
+cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 cdef class Block:
@@ -7,3 +8,4 @@ cdef class Block:
     cdef bint passing  # not to be kept: had when memory was short, and not aligned as the others
 
 cdef Block take_block(int64_t nbytes)
+cdef object new_array(int ndim, cnp.npy_intp *shape, int type_num, int64_t nbytes)

@@ -82,9 +82,7 @@ def empty(tuple shape, dtype):
     cdef cnp.npy_intp sizes[8]
     cdef int64_t nbytes = kind.itemsize
     cdef int n = read_shape(shape, sizes, &nbytes)
-    if nbytes < SMALL:
-        return cnp.PyArray_EMPTY(n, sizes, kind.num, 0)
-    return on_block(n, sizes, kind.num, nbytes)
+    return new_array(n, sizes, kind.num, nbytes)
 
 
 def empty_vector(cnp.npy_intp count, dtype):
@@ -142,6 +140,13 @@ def array_at(uintptr_t address, shape, bint double_precision, owner):
     array = cnp.PyArray_SimpleNewFromData(n, sizes, type_num, <void *>address)
     cnp.set_array_base(array, owner)
     return array
+
+
+cdef object new_array(int ndim, cnp.npy_intp *shape, int type_num, int64_t nbytes):
+    """Return a new array of so many bytes, as `empty` does."""
+    if nbytes < SMALL:
+        return cnp.PyArray_EMPTY(ndim, shape, type_num, 0)
+    return on_block(ndim, shape, type_num, nbytes)
 
 
 cdef object on_block(int ndim, cnp.npy_intp *shape, int type_num, int64_t nbytes):

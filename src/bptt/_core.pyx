@@ -9,7 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
 from libc.string cimport memset
 
-from bptt._blocks cimport Block, take_block
+from bptt._blocks cimport Block, new_array, take_block
 
 cnp.import_array()
 
@@ -95,10 +95,11 @@ cdef class Cell:
 
 cdef int fill_sizes(bptt_problem *p, Cell cell, tuple parameters) except -1:
     weight_ih, weight_hh, _, _, _, weight_hr = parameters
+    cdef cnp.ndarray ih = weight_ih, hh = weight_hh
     p[0] = cell.problem
-    if weight_hh.dtype.num == cnp.NPY_FLOAT64:
+    if cnp.PyArray_TYPE(hh) == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
-    p.H, p.I = weight_hh.shape[1], weight_ih.shape[1]
+    p.H, p.I = hh.shape[1], ih.shape[1]
     if weight_hr is not None:
         p.P, p.H = weight_hr.shape
     return 0
@@ -108,10 +109,14 @@ cdef int64_t width(const bptt_problem *p) noexcept:
     return p.P if p.P else p.H
 
 
+cdef int64_t rows_of(const bptt_problem *p) noexcept:
+    return (4 if p.cell == BPTT_LSTM else 3 if p.cell == BPTT_GRU else 1) * p.H
+
+
 cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) except -1:
     weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole, weight_hr = parameters
     cdef void *pointers[6]
-    cdef int64_t rows = (4 if p.cell == BPTT_LSTM else 3 if p.cell == BPTT_GRU else 1) * p.H
+    cdef int64_t rows = rows_of(p)
     pointers[0] = take(weight_ih, p.dtype, rows * p.I, "weight_ih")
     pointers[1] = take(weight_hh, p.dtype, rows * width(p), "weight_hh")
     pointers[2] = take(bias_ih, p.dtype, rows, "bias_ih")
@@ -126,6 +131,26 @@ cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) excep
         p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.weight_peephole = \
             pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]
         p.weight_hr = pointers[5]
+    return 0
+
+
+cdef int fill_flat(bptt_problem *p, flat) except -1:
+    """Places of the gradients in one vector, in the order of the parameters, for those that there are."""
+    cdef int64_t rows = rows_of(p), count = 0
+    cdef int64_t[6] sizes = [rows * p.I, rows * width(p), rows, rows, 3 * p.H, p.P * p.H]
+    cdef void **places[6]
+    cdef char *start
+    cdef int n
+    cdef bint[6] there = [p.weight_ih != NULL, p.weight_hh != NULL, p.bias_ih != NULL, p.bias_hh != NULL,
+                          p.weight_peephole != NULL, p.weight_hr != NULL]
+    places[:] = [&p.d_weight_ih, &p.d_weight_hh, &p.d_bias_ih, &p.d_bias_hh, &p.d_weight_peephole, &p.d_weight_hr]
+    for n in range(6):
+        count += sizes[n] if there[n] else 0
+    start = <char *>take(flat, p.dtype, count, "flat")
+    for n in range(6):
+        if there[n]:
+            places[n][0] = start
+            start += sizes[n] * (4 if p.dtype == BPTT_F32 else 8)
     return 0
 
 
@@ -168,6 +193,10 @@ cdef class Sums:
         return 0
 
 
+cdef double work_of(const bptt_problem *p) noexcept:
+    return 8.0 * p.T * p.B * p.H * (p.I + p.H)
+
+
 @cython.final
 cdef class Call:
     """A call with its arguments checked and in place, which run() runs, once."""
@@ -178,10 +207,6 @@ cdef class Call:
 
     def __init__(self):
         raise TypeError("Call objects are made by forward_call() and backward_call()")
-
-    cdef double work(self) noexcept:
-        cdef bptt_problem *p = &self.p
-        return 8.0 * p.T * p.B * p.H * (p.I + p.H)
 
     cdef int64_t plan(self) except -1:
         """Take over the hint, and return how many bytes of workspace there must be."""
@@ -241,10 +266,10 @@ cdef double place(object given, bptt_stage *stage, int64_t *nbytes) except -1:
     stage.op, stage.first = first.op, &first.p
     nbytes[0] = max(nbytes[0], first.plan())
     if second is None:
-        return first.work()
+        return work_of(&first.p)
     stage.second = &second.p
     nbytes[1] = max(nbytes[1], second.plan())
-    return first.work() + second.work()
+    return work_of(&first.p) + work_of(&second.p)
 
 
 def run(*stages):
@@ -257,10 +282,7 @@ def run(*stages):
     cdef bptt_stage[8] few
     cdef bptt_stage *stage = few
     cdef Block many = None, first = None, second = None
-    cdef Interrupt interrupt = None  # only a long program asks
-    cdef int (*ask)(void *) noexcept nogil
     cdef double work = 0
-    cdef bptt_status status
     if count > 8:
         many = take_block(count * sizeof(bptt_stage))
         stage = <bptt_stage *>many.memory
@@ -273,17 +295,25 @@ def run(*stages):
     for n in range(count):
         lend(stage[n].first, first)
         lend(stage[n].second, second)
+    carry_out(stage, count, work)
+
+
+cdef int carry_out(const bptt_stage *stages, int64_t count, double work) except -1:
+    """Run stages in so much work, and raise what comes of it."""
+    cdef Interrupt interrupt = None  # only a long program asks
+    cdef int (*ask)(void *) noexcept nogil
+    cdef bptt_status status
     if work < SHORT_FLOPS:
-        status = bptt_run(stage, count, NULL, NULL)
+        status = bptt_run(stages, count, NULL, NULL)
     else:
         ask = NULL
         if get_ident() == main_thread().ident:  # no other runs signal handlers, and a daemon may outlive Python
             interrupt, ask = Interrupt(), <int (*)(void *) noexcept nogil>poll
         with nogil:
-            status = bptt_run(stage, count, ask, <void *>interrupt)
+            status = bptt_run(stages, count, ask, <void *>interrupt)
     if status == BPTT_INTERRUPTED:
         raise interrupt.error
-    raise_status(status)
+    return raise_status(status)
 
 
 cdef void lend(const bptt_problem *p, Block block) noexcept:
@@ -321,7 +351,8 @@ def pack(Cell cell, int threads, tuple parameters):
 
 cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed,
                       int64_t first_step, bint backward=False) except -1:
-    p.T, p.B, p.first_step = x.shape[0], x.shape[1], first_step
+    cdef cnp.ndarray sequence = x
+    p.T, p.B, p.first_step = sequence.shape[0], sequence.shape[1], first_step
     if seed is not None:
         p.draws, p.seed = 1, seed
     cdef int64_t state = p.B * p.H, row = p.B * width(p)
@@ -367,6 +398,30 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
     return call
 
 
+cdef int fill_errors(bptt_problem *p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped,
+                     norms) except -1:
+    cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
+    p.d_output = take_rows(d_output, number_of(p.dtype), p.T, p.B, width(p), "d_output", &p.d_output_step,
+                           &p.d_output_row)
+    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
+    p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
+    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
+    p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
+    p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
+    p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
+    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
+    return 0
+
+
+cdef int fill_way(bptt_problem *p, double *bounds, tuple step_clip, tuple truncate) except -1:
+    if truncate is not None:
+        p.truncate_every, p.truncate_depth = truncate
+    if step_clip is not None:
+        bounds[0], bounds[1], bounds[2] = step_clip
+        p.step_clip = bounds
+    return 0
+
+
 def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
                   d_x, d_h_0, d_c_0, tuple d_parameters, d_hidden, d_cells, lengths=None, resets=None, seed=None,
                   int64_t first_step=0, tuple step_clip=None, clipped=None, norms=None, bint accumulate=False,
@@ -386,22 +441,9 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     fill_parameters(p, parameters, False)
     fill_parameters(p, d_parameters, True)
     fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
-    cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
-    p.d_output = take_rows(d_output, number_of(p.dtype), p.T, p.B, width(p), "d_output", &p.d_output_step,
-                           &p.d_output_row)
-    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
-    p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
-    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
-    p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
-    p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
-    p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
-    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
+    fill_errors(p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped, norms)
     p.accumulate = accumulate
-    if truncate is not None:
-        p.truncate_every, p.truncate_depth = truncate
-    if step_clip is not None:
-        call.bounds[0], call.bounds[1], call.bounds[2] = step_clip
-        p.step_clip = call.bounds
+    fill_way(p, call.bounds, step_clip, truncate)
     if sums is not None:
         sums.lend(p)
     call.op = BPTT_BACKWARD
@@ -418,6 +460,79 @@ def forward(*arguments, **more):
 def backward(*arguments, **more):
     """Make and run a backward_call()."""
     run(backward_call(*arguments, **more))
+
+
+cdef object array_of(const bptt_problem *p, int axes, int64_t a, int64_t b, int64_t c, int64_t d=1, int64_t e=1):
+    """Return a new array of the dtype of a problem with so many axes, of these lengths."""
+    cdef cnp.npy_intp[5] shape = [a, b, c, d, e]
+    return new_array(axes, shape, number_of(p.dtype), a * b * c * d * e * (4 if p.dtype == BPTT_F32 else 8))
+
+
+cdef int run_part(bptt_problem *p, bptt_op op) except -1:
+    cdef bptt_stage stage
+    cdef Block workspace
+    if p.B == 0:
+        return 0  # there is nothing to fill, however many steps
+    memset(&stage, 0, sizeof(stage))
+    stage.op, stage.first = op, p
+    p.split, p.hoist = hint.split, hint.hoist
+    workspace = scratch(p, op)
+    return carry_out(&stage, 1, work_of(p))
+
+
+def forward_part(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, bint keep, lengths=None, resets=None,
+                 seed=None, int64_t first_step=0):
+    """Run a sequence through one layer in one direction, into new arrays.
+
+    Returns output (T,B,W), h_n (1,B,W), c_n (1,B,H) and, to `keep` for the backward pass, cells (1,T,B,H) and gates
+    (1,T,B,4,H); None for what the cell does not have. The arguments are those of `forward_call`.
+    """
+    cdef bptt_problem problem
+    cdef bptt_problem *p = &problem
+    cdef cnp.ndarray sequence = x
+    cdef int64_t T = sequence.shape[0], B = sequence.shape[1]
+    c_n = cells = gates = None
+    if packed is None:
+        fill_sizes(p, cell, parameters)
+        fill_parameters(p, parameters, False)
+    else:
+        p[0] = packed.problem
+    p.threads, p.B = threads, B
+    output, h_n = array_of(p, 3, T, B, width(p)), array_of(p, 3, 1, B, width(p))
+    if p.cell == BPTT_LSTM:
+        c_n = array_of(p, 3, 1, B, p.H)
+        if keep:
+            cells = array_of(p, 4, 1, T, B, p.H)
+    if keep and p.cell != BPTT_RNN:
+        gates = array_of(p, 5, 1, T, B, 4, p.H)
+    fill_forward(p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
+    run_part(p, BPTT_FORWARD)
+    return output, h_n, c_n, cells, gates
+
+
+def backward_part(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
+                  bint of_x, flat, lengths=None, resets=None, seed=None, int64_t first_step=0, tuple step_clip=None,
+                  tuple truncate=None, d_hidden=None, d_cells=None, clipped=None, norms=None):
+    """Backpropagate through one layer in one direction, into new arrays.
+
+    Returns d_x (T,B,I), or None unless `of_x`, d_h_0 (1,B,W) and d_c_0 (1,B,H), None where there is no cell state; and
+    fills `flat`, the gradients of the parameters one after the other, and what else is given of what `backward_call`
+    takes.
+    """
+    cdef bptt_problem problem
+    cdef bptt_problem *p = &problem
+    cdef double[3] bounds
+    fill_sizes(p, cell, parameters)
+    p.threads = threads
+    fill_parameters(p, parameters, False)
+    fill_flat(p, flat)
+    fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
+    d_x = array_of(p, 3, p.T, p.B, p.I) if of_x else None
+    d_h_0, d_c_0 = array_of(p, 3, 1, p.B, width(p)), array_of(p, 3, 1, p.B, p.H) if p.cell == BPTT_LSTM else None
+    fill_errors(p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped, norms)
+    fill_way(p, bounds, step_clip, truncate)
+    run_part(p, BPTT_BACKWARD)
+    return d_x, d_h_0, d_c_0
 
 
 def row_norms(int threads, x):
@@ -491,7 +606,7 @@ cdef class Stream:
             p.c_0 = p.c_n = take(None if c is None else c[n], p.dtype, p.B * p.H, "c")
             workspace = scratch(p, BPTT_FORWARD)
             self.workspaces.append(workspace)
-            self.flops += 8.0 * p.B * p.H * (p.I + p.H)
+            self.flops += work_of(p)
             if n:
                 p.x = self.problems[n - 1].output
             if n + 1 < self.layers:

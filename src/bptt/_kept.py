@@ -12,7 +12,7 @@ from ._course import Course
 from ._memory import empty
 from ._recompute import Starts
 
-__all__ = ["Kept", "Slopes", "StepClip", "Wanted", "at", "new_slopes", "states_of"]
+__all__ = ["Kept", "Slopes", "StepClip", "Wanted", "at", "new_slopes", "new_steps", "states_of"]
 
 Array: TypeAlias = "NDArray[Any]"
 StepClip: TypeAlias = "tuple[float, float, float]"
@@ -190,14 +190,21 @@ def joined_masks(first: Kept, second: Kept) -> list[Array]:
 
 def new_slopes(layout: Layout, kept: Kept, steps: int, wanted: Wanted) -> Slopes:
     """Return arrays, not filled, for all that a backward pass over so many steps returns."""
+    d_x = empty((steps, *kept.inputs[0].shape[1:]), layout.dtype) if wanted.input else None
+    return Slopes(d_x, *states_of(layout, kept.hidden.shape[2]), *new_steps(layout, kept, steps, wanted))
+
+
+def new_steps(
+    layout: Layout, kept: Kept, steps: int, wanted: Wanted
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """Return hidden, cells, clipped and norms of `Slopes`, not filled, or None where they are not wanted."""
+    if not (wanted.steps or wanted.norms):
+        return None, None, None, None
     (N, _, B, P), dtype, H = kept.hidden.shape, layout.dtype, layout.hidden_size
-    per_step = wanted.steps
-    return Slopes(
-        empty((steps, *kept.inputs[0].shape[1:]), dtype) if wanted.input else None,
-        *states_of(layout, B),
-        empty((N, steps, B, P), dtype) if per_step else None,
-        empty((N, steps, B, H), dtype) if per_step and layout.has_cell_state else None,
-        np.zeros((N, steps, B, 3), np.int64) if (per_step or wanted.norms) and wanted.step_clip else None,
+    return (
+        empty((N, steps, B, P), dtype) if wanted.steps else None,
+        empty((N, steps, B, H), dtype) if wanted.steps and layout.has_cell_state else None,
+        np.zeros((N, steps, B, 3), np.int64) if wanted.step_clip else None,
         empty((N, steps, B, 2), np.dtype(np.float64)) if wanted.norms else None,
     )
 

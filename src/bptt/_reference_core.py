@@ -23,9 +23,11 @@ __all__ = [
     "active_variant",
     "backward",
     "backward_call",
+    "backward_part",
     "flow",
     "forward",
     "forward_call",
+    "forward_part",
     "move",
     "pack",
     "row_norms",
@@ -208,6 +210,78 @@ def backward_call(*arguments: Any, **more: Any) -> Callable[[], None]:
     return partial(backward, *arguments, **more)
 
 
+def forward_part(
+    cell: Cell,
+    threads: int,
+    parameters: Parameters | None,
+    packed: Packed | None,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    keep: bool,
+    *how: Any,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Run `forward` into new arrays: output, and with a first axis of one part h_n, c_n, cells, gates."""
+    weights = _named(packed.parameters if packed is not None else parameters)
+    (T, B, _), has_c = x.shape, cell.kind == "LSTM"
+    W = weights["weight_hh"].shape[1]
+    H = weights["weight_hr"].shape[1] if "weight_hr" in weights else W
+    output, h_n = np.empty((T, B, W), x.dtype), np.empty((1, B, W), x.dtype)
+    c_n = np.empty((1, B, H), x.dtype) if has_c else None
+    cells = np.empty((1, T, B, H), x.dtype) if keep and has_c else None
+    gates = np.empty((1, T, B, 4, H), x.dtype) if keep and cell.kind != "RNN" else None
+    if B:
+        before = _first(h_0), _first(c_0)
+        filled: Any = output, h_n[0], _first(c_n), _first(cells), _first(gates)
+        forward(cell, threads, parameters, packed, x, *before, *filled, *how)
+    return output, h_n, c_n, cells, gates
+
+
+def backward_part(
+    cell: Cell,
+    threads: int,
+    parameters: Parameters,
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    output: Array,
+    cells: Array | None,
+    gates: Array | None,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    d_c_n: Array | None,
+    of_x: bool,
+    flat: Array,
+    lengths: Array | None = None,
+    resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
+    step_clip: reference.StepClip | None = None,
+    truncate: None = None,
+    d_hidden: Array | None = None,
+    d_cells: Array | None = None,
+    clipped: Array | None = None,
+    norms: Array | None = None,
+) -> tuple[Array | None, Array, Array | None]:
+    """Run `backward` into new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` holds d_parameters."""
+    _, B, W = output.shape
+    d_x = np.empty(x.shape, x.dtype) if of_x else None
+    d_h_0 = np.empty((1, B, W), x.dtype)
+    d_c_0 = None if cells is None else np.empty((1, B, cells.shape[-1]), x.dtype)
+    if B:
+        ends = np.cumsum([0 if array is None else array.size for array in parameters])
+        d_parameters = tuple(
+            None if array is None else flat[end - array.size : end].reshape(array.shape)
+            for array, end in zip(parameters, ends, strict=True)
+        )
+        tape = x, _first(h_0), _first(c_0), output, _first(cells), _first(gates)
+        errors = d_output, _first(d_h_n), _first(d_c_n)
+        filled: Any = d_x, d_h_0[0], _first(d_c_0), d_parameters, _first(d_hidden), _first(d_cells)
+        way: Any = lengths, resets, seed, first_step, step_clip, _first(clipped), _first(norms)
+        backward(cell, threads, parameters, *tape, *errors, *filled, *way)
+    return d_x, d_h_0, d_c_0
+
+
 def move(
     threads: int,
     to: Array,
@@ -275,6 +349,10 @@ def flow(norms: NDArray[np.float64], state: int) -> tuple[NDArray[np.float64], N
 def _named(parameters: Parameters | None) -> dict[str, Array]:
     assert parameters is not None
     return {n: array for n, array in zip(_NAMES, parameters, strict=False) if array is not None}
+
+
+def _first(parts: Array | None) -> Array | None:
+    return None if parts is None else parts[0]
 
 
 def _or_zeros(array: Array | None, like: Array) -> Array:

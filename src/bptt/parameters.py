@@ -53,7 +53,7 @@ class Parameters(Mapping[str, NDArray[Any]]):
     0.5
     """
 
-    __slots__ = ("_flat", "_shapes", "_views")
+    __slots__ = ("_flat", "_named", "_shapes")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
         self._shapes = dict(shapes)
@@ -61,10 +61,14 @@ class Parameters(Mapping[str, NDArray[Any]]):
 
     def _allocate(self, count: int, dtype: np.dtype[Any]) -> None:
         self._flat = empty_vector(count, dtype)
-        self._name_views()
+        self._named: dict[str, NDArray[Any]] | None = None
 
-    def _name_views(self) -> None:
-        self._views = dict(zip(self._shapes, carve(self._flat, self._shapes.values()), strict=True))
+    @property
+    def _views(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, made when first asked for: of gradients often only `flat` is used."""
+        if self._named is None:
+            self._named = dict(zip(self._shapes, carve(self._flat, self._shapes.values()), strict=True))
+        return self._named
 
     @property
     def flat(self) -> NDArray[Any]:
@@ -85,10 +89,10 @@ class Parameters(Mapping[str, NDArray[Any]]):
             view[...] = self._read(name, value)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self._shapes)
 
     # Mapping's go through __getitem__, and for a name that is not there through an exception.
     def get(self, name: str, default: Any = None) -> Any:
@@ -173,7 +177,7 @@ class Parameters(Mapping[str, NDArray[Any]]):
         if isinstance(base, np.ndarray):
             base.flags.writeable = False
         self._flat.flags.writeable = False
-        self._name_views()
+        self._named = None
         return self
 
 

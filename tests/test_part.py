@@ -1,0 +1,147 @@
+"""The short way of one layer in one direction: what the core makes itself is what it fills for others."""
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt import _core, _program, _reference_core
+
+RNG = np.random.default_rng(0)
+LAYERS = {
+    "LSTM": lambda I, dtype: bptt.LSTM(I, 7, dtype=dtype, seed=0),
+    "peephole, projection": lambda I, dtype: bptt.LSTM(I, 7, peephole=True, proj_size=3, dtype=dtype, seed=1),
+    "drawn": lambda I, dtype: bptt.LSTM(I, 7, recurrent_dropout=0.3, zoneout=0.2, dtype=dtype, seed=2),
+    "no bias": lambda I, dtype: bptt.LSTM(I, 7, bias=False, peephole=True, dtype=dtype, seed=3),
+    "GRU": lambda I, dtype: bptt.GRU(I, 7, dtype=dtype, seed=4),
+    "GRU, reset before": lambda I, dtype: bptt.GRU(I, 7, reset_after=False, dtype=dtype, seed=5),
+    "RNN": lambda I, dtype: bptt.RNN(I, 7, dtype=dtype, seed=6),
+}
+
+
+def draw(*shape, dtype):
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def of_part(core, layer, x, states, errors, rows, draws, step_clip):
+    """Forward for inference and for training, and backward, with gradients of the steps."""
+    layout, weights, has_c = layer._layout, layer._weights[0], layer._layout.has_cell_state
+    cell = _program.cell_of(core, layout.cell)
+    output, h_n, c_n, cells, gates = core.forward_part(
+        cell, 2, weights, None, x, *states, True, *rows, *draws
+    )
+    packed = core.pack(cell, 2, weights)
+    inferred = core.forward_part(cell, 2, None, packed, x, *states, False, *rows, *draws)
+    assert inferred[3] is inferred[4] is None
+    T, B, W = output.shape
+    flat, H = np.full(layer.parameters.flat.shape, np.nan, x.dtype), layout.hidden_size
+    steps = np.empty((1, T, B, W), x.dtype), np.empty((1, T, B, H), x.dtype) if has_c else None
+    counted = np.zeros((1, T, B, 3), np.int64), np.empty((1, T, B, 2))
+    tape, how = (x, *states, output, cells, gates), (*rows, *(draws or (None, 0)), step_clip, None)
+    found = core.backward_part(cell, 2, weights, *tape, *errors, True, flat, *how, *steps, *counted)
+    assert core.backward_part(cell, 2, weights, *tape, *errors, False, flat.copy(), *how)[0] is None
+    return [output, h_n, c_n, *inferred[:3], cells, gates, *found, flat, *steps, *counted]
+
+
+def of_calls(layer, x, states, errors, rows, draws, step_clip):
+    """The same by calls that fill what they are given."""
+    layout, weights = layer._layout, layer._weights[0]
+    (T, B, I), W, H, has_c = x.shape, layout.width, layout.hidden_size, layout.has_cell_state
+    cell = _program.cell_of(_core, layout.cell)
+
+    def new(*shape, there=True):
+        return np.full(shape, np.nan, x.dtype) if there else None
+
+    output, h_n, c_n = new(T, B, W), new(1, B, W), new(1, B, H, there=has_c)
+    cells, gates = new(1, T, B, H, there=has_c), new(1, T, B, 4, H, there=layout.saved)
+    _core.forward(cell, 2, weights, None, x, *states, output, h_n, c_n, cells, gates, *rows, *draws)
+    grads = layer.parameters.empty_like()
+    d_weights = tuple(grads.get(f"{name}_l0") for name in _reference_core._NAMES)
+    found = new(T, B, I), new(1, B, W), new(1, B, H, there=has_c)
+    steps = new(1, T, B, W), new(1, T, B, H, there=has_c)
+    counted = np.zeros((1, T, B, 3), np.int64), np.empty((1, T, B, 2))
+    tape, how = (x, *states, output, cells, gates), (*rows, *(draws or (None, 0)), step_clip)
+    _core.backward(cell, 2, weights, *tape, *errors, *found, d_weights, *steps, *how, *counted)
+    return [output, h_n, c_n, output, h_n, c_n, cells, gates, *found, grads.flat, *steps, *counted]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (40, 1, 33), (0, 3, 2), (5, 2, 0), (90, 33, 20)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("how", ["plain", "all"])
+def test_the_same_as_calls(shape, dtype, kind, how):
+    T, B, I = shape
+    layer = LAYERS[kind](I, dtype)
+    layout, x = layer._layout, draw(T, B, I, dtype=dtype)
+    has_c, W, H = layout.has_cell_state, layout.width, layout.hidden_size
+    states, errors, rows, draws, step_clip = (None, None), (None, None, None), (None, None), (), None
+    if how == "all":
+        of_states = lambda: (draw(1, B, W, dtype=dtype), draw(1, B, H, dtype=dtype) if has_c else None)  # noqa: E731
+        states, errors = of_states(), (draw(T, B, W, dtype=dtype), *of_states())
+        rows = np.sort(RNG.integers(0, T + 1, B))[::-1].astype(np.int64), RNG.random((T, B)) < 0.1
+        draws, step_clip = (11, 3) if layout.draws else (), (0.5, 0.5 if has_c else np.inf, 0.1)
+    given = layer, x, states, errors, rows, draws, step_clip
+    mine, calls = of_part(_core, *given), of_calls(*given)
+    for n, (found, expected) in enumerate(zip(mine, calls, strict=True)):
+        assert (found is None) == (expected is None), n
+        if found is not None:
+            np.testing.assert_array_equal(found, expected, f"result {n}", strict=True)
+    for n, (found, expected) in enumerate(zip(mine, of_part(_reference_core, *given), strict=True)):
+        assert (found is None) == (expected is None), n
+        if (
+            found is not None and n != len(mine) - 2
+        ):  # counts of what stands at a bound may differ by rounding
+            tolerance = 2e-3 if dtype is np.float32 else 1e-10
+            np.testing.assert_allclose(found, expected, tolerance, tolerance, err_msg=f"result {n}")
+
+
+@pytest.mark.parametrize("core", [_core, _reference_core])
+def test_no_rows(core):
+    layer = bptt.LSTM(3, 4, seed=0)
+    cell, x = _program.cell_of(core, layer._layout.cell), np.zeros((5, 0, 3), np.float32)
+    found = core.forward_part(cell, 2, layer._weights[0], None, x, None, None, True)
+    assert [a.shape for a in found] == [(5, 0, 4), (1, 0, 4), (1, 0, 4), (1, 5, 0, 4), (1, 5, 0, 4, 4)]
+    output, _, _, cells, gates = found
+    given = x, None, None, output, cells, gates, None, None, None, True
+    slopes = core.backward_part(cell, 2, layer._weights[0], *given, layer.parameters.empty_like().flat)
+    assert [a.shape for a in slopes] == [(5, 0, 3), (1, 0, 4), (1, 0, 4)]
+
+
+def test_bad_arguments_raise():
+    layer = bptt.LSTM(3, 4, seed=0)
+    cell, weights = _program.cell_of(_core, layer._layout.cell), layer._weights[0]
+    x, state, flat = np.zeros((5, 2, 3), np.float32), np.zeros((1, 2, 4), np.float32), layer.parameters.flat
+    with pytest.raises(TypeError, match=r"x: expected float32, got float64"):
+        _core.forward_part(cell, 2, weights, None, x.astype(np.float64), None, None, True)
+    with pytest.raises(ValueError, match=r"x: expected 30 contiguous elements"):
+        _core.forward_part(cell, 2, weights, None, np.zeros((5, 2, 4), np.float32)[..., :3], None, None, True)
+    with pytest.raises(TypeError, match="list"):
+        _core.forward_part(cell, 2, weights, None, [[[1.0] * 3]], None, None, True)
+    with pytest.raises(ValueError, match=r"h_0: expected 8 contiguous elements"):
+        _core.forward_part(cell, 2, weights, None, x, state[:, :1], None, True)
+    output, _, _, cells, gates = _core.forward_part(cell, 2, weights, None, x, state, state, True)
+    tape = x, state, state, output, cells, gates
+    for bad, error, message in (
+        (np.zeros(flat.size - 1, np.float32), ValueError, f"flat: expected {flat.size} contiguous elements"),
+        (np.zeros(flat.size, np.float64), TypeError, "flat: expected float32, got float64"),
+        (np.zeros(2 * flat.size, np.float32)[::2], ValueError, f"flat: expected {flat.size} contiguous"),
+    ):
+        with pytest.raises(error, match=message):
+            _core.backward_part(cell, 2, weights, *tape, None, None, None, True, bad)
+    with pytest.raises(ValueError, match=r"d_output: expected shape \(5, 2, 4\), got \(5, 2, 3\)"):
+        _core.backward_part(cell, 2, weights, *tape, x, None, None, True, flat.copy())
+    with pytest.raises(ValueError, match=r"gates: expected 160 contiguous elements"):
+        _core.backward_part(cell, 2, weights, *tape[:5], gates[:, :1], None, None, None, True, flat.copy())
+
+
+def test_views_of_gradients_are_made_when_asked_for():
+    layer = bptt.LSTM(3, 4, seed=0)
+    tape = layer.forward(np.ones((5, 2, 3), np.float32))
+    found = layer.backward(tape, np.ones_like(tape.output)).parameters
+    assert found._named is None
+    assert list(found) == list(layer.parameters)
+    assert len(found) == 4
+    assert found._named is None
+    found["bias_ih_l0"][:] = 7
+    assert found["bias_ih_l0"] is found["bias_ih_l0"]
+    assert (found.flat == 7).sum() >= 16
+    assert np.shares_memory(found["weight_hh_l0"], found.flat)
