@@ -95,6 +95,33 @@ def test_the_same_as_calls(shape, dtype, kind, how):
 
 
 @pytest.mark.parametrize("core", [_core, _reference_core])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(9, 5, 4), (30, 33, 20), (4, 2, 0)])
+def test_an_order(shape, dtype, core):
+    """Rows of x and of the output stand as they came, states as they run; what no row reaches is zero."""
+    T, B, I = shape
+    layer = LAYERS["peephole, projection"](I, dtype)
+    x, order, lengths = (
+        draw(T, B, I, dtype=dtype),
+        RNG.permutation(B),
+        np.sort(RNG.integers(0, T + 1, B))[::-1],
+    )
+    states, lengths = (draw(1, B, 3, dtype=dtype), draw(1, B, 7, dtype=dtype)), lengths.astype(np.int64)
+    cell, weights = _program.cell_of(core, layer._layout.cell), layer._weights[0]
+    for b in range(B):  # never read
+        x[lengths[b] :, order[b]] = np.nan
+    given = cell, 2, weights, None, x, *states, False, lengths, None, None, 0
+    output, h_n, c_n, _, _ = core.forward_part(*given, order)
+    ran = np.ascontiguousarray(x[:, order])
+    expected = core.forward_part(*given[:4], ran, *given[5:])
+    np.testing.assert_array_equal(output[:, order], expected[0], strict=True)
+    np.testing.assert_array_equal(h_n, expected[1], strict=True)
+    np.testing.assert_array_equal(c_n, expected[2], strict=True)
+    with pytest.raises(ValueError, match="order: expected None where something is kept"):
+        core.forward_part(*given[:7], True, *given[8:], order)
+
+
+@pytest.mark.parametrize("core", [_core, _reference_core])
 def test_no_rows(core):
     layer = bptt.LSTM(3, 4, seed=0)
     cell, x = _program.cell_of(core, layer._layout.cell), np.zeros((5, 0, 3), np.float32)

@@ -115,6 +115,7 @@ def forward_part(
     resets: _Array | None = None,
     seed: int | None = None,
     first_step: int = 0,
+    order: _Array | None = None,
 ) -> tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]: ...
 def backward_part(
     cell: Cell,

@@ -481,11 +481,12 @@ cdef int run_part(bptt_problem *p, bptt_op op) except -1:
 
 
 def forward_part(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, bint keep, lengths=None, resets=None,
-                 seed=None, int64_t first_step=0):
+                 seed=None, int64_t first_step=0, order=None):
     """Run a sequence through one layer in one direction, into new arrays.
 
     Returns output (T,B,W), h_n (1,B,W), c_n (1,B,H) and, to `keep` for the backward pass, cells (1,T,B,H) and gates
-    (1,T,B,4,H); None for what the cell does not have. The arguments are those of `forward_call`.
+    (1,T,B,4,H); None for what the cell does not have. The arguments are those of `forward_call`. With lengths row b may
+    stand at row order[b] of x and of the output, and of nothing else, if nothing is kept.
     """
     cdef bptt_problem problem
     cdef bptt_problem *p = &problem
@@ -506,6 +507,11 @@ def forward_part(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
     if keep and p.cell != BPTT_RNN:
         gates = array_of(p, 5, 1, T, B, 4, p.H)
     fill_forward(p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
+    if order is not None:
+        if keep:
+            raise ValueError("order: expected None where something is kept")
+        p.copy, p.output = p.output, NULL
+        p.x_order = p.copy_order = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
     run_part(p, BPTT_FORWARD)
     return output, h_n, c_n, cells, gates
 

@@ -60,12 +60,13 @@ def infer(
     h_n, c_n : ndarray, (L*D, B, P) and (L*D, B, H)
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
-    if layout.parts == 1 and course.order is None:
+    h_0, c_0 = course.sorted(h_0), course.sorted(c_0)
+    if layout.parts == 1:
         part = weights and weights[0], packs and packs[0], x
         output, h_n, c_n, _, _ = only_part(core, layout, part, h_0, c_0, course, [], keep=False)
-        return output, h_n, c_n
+        return output, course.unsorted(h_n), course.unsorted(c_n)
     given = Program(core, layout), weights, packs, x, course.order
-    return through_layers(*given, course.sorted(h_0), course.sorted(c_0), course, None)
+    return through_layers(*given, h_0, c_0, course, None)
 
 
 def forward(
@@ -116,14 +117,15 @@ def only_part(
     *,
     keep: bool,
 ) -> Any:
-    """Run the only part, rows as they came, on its weights or on them packed, and x.
+    """Run the only part, on its weights or on them packed, and x; states as rows run.
 
-    The core makes what it fills, in half the time. Returns output, h_n, c_n, and to `keep` cells and gates.
+    The core makes what it fills, in half the time. Returns output, h_n, c_n, and to `keep`, if rows run as
+    they came, cells and gates.
     """
     given = cell_of(core, layout.cell), get_num_threads(), *part, h_0, c_0, keep
     if course is ALL_STEPS and not seeds:
         return core.forward_part(*given)
-    return core.forward_part(*given, *course.of(0), *seeds)
+    return core.forward_part(*given, *course.of(0), *(seeds or (None,)), 0, course.order)
 
 
 def through_layers(

@@ -219,9 +219,18 @@ def forward_part(
     h_0: Array | None,
     c_0: Array | None,
     keep: bool,
-    *how: Any,
+    lengths: Array | None = None,
+    resets: Array | None = None,
+    seed: int | None = None,
+    first_step: int = 0,
+    order: Array | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Run `forward` into new arrays: output, and with a first axis of one part h_n, c_n, cells, gates."""
+    """Run `forward` into new arrays: output, and with a first axis of one part h_n, c_n, cells, gates.
+
+    Row b may stand at row order[b] of x and of the output, if nothing is kept.
+    """
+    if keep and order is not None:
+        raise ValueError("order: expected None where something is kept")
     weights = _named(packed.parameters if packed is not None else parameters)
     (T, B, _), has_c = x.shape, cell.kind == "LSTM"
     W = weights["weight_hh"].shape[1]
@@ -232,7 +241,8 @@ def forward_part(
     gates = np.empty((1, T, B, 4, H), x.dtype) if keep and cell.kind != "RNN" else None
     if B:
         before = _first(h_0), _first(c_0)
-        filled: Any = output, h_n[0], _first(c_n), _first(cells), _first(gates)
+        filled: Any = output if order is None else None, h_n[0], _first(c_n), _first(cells), _first(gates)
+        how: Any = lengths, resets, seed, first_step, order, None if order is None else output, order
         forward(cell, threads, parameters, packed, x, *before, *filled, *how)
     return output, h_n, c_n, cells, gates
 
