@@ -49,8 +49,8 @@ def backward(
         every, depth = (min(k, T) for k in wanted.truncate)
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
     once = apart(core, kept, wanted)
-    if once == T and layout.parts == 1 and course.order is None and not kept.starts:
-        return only_part(core, layout, weights[0], kept, (d_output, d_h_n, d_c_n), parameters, wanted)
+    if once == T and D == 1 and course.order is None and not kept.masks and not kept.starts:
+        return through_all(core, layout, weights, kept, (d_output, d_h_n, d_c_n), parameters, wanted)
     program = Program(core, layout)
     errors = (course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
     if once == T:
@@ -75,25 +75,24 @@ def backward(
     )
 
 
-def only_part(
+def through_all(
     core: Any,
     layout: Layout,
-    weights: Weights,
+    weights: Sequence[Weights],
     kept: Kept,
     errors: tuple[Array | None, Array | None, Array | None],
     parameters: Parameters,
     wanted: Wanted,
 ) -> Slopes:
-    """Go back through the only part, rows as they came: the core makes most of what it fills."""
+    """Go back through layers in one direction, rows as they came: the core makes most of what it fills."""
     course, steps = kept.course, new_steps(layout, kept, len(kept.inputs[0]), wanted)
-    tape = kept.inputs[0], kept.h_0, kept.c_0, kept.hidden[0], kept.cells, kept.gates
+    tape = kept.inputs[0], kept.h_0, kept.c_0, kept.hidden, kept.cells, kept.gates
     given = cell_of(core, layout.cell), get_num_threads(), weights, *tape, *errors, wanted.input
     if course is ALL_STEPS and not kept.seeds and wanted[:-1] == (False, False, None, None):
-        d_x, d_h_0, d_c_0 = core.backward_part(*given, parameters.flat)
+        d_x, d_h_0, d_c_0 = core.backward_layers(*given, parameters.flat)
     else:
-        rows, draws = course.of(0), kept.draws(0) or (None, 0)
-        how = *rows, *draws, wanted.step_clip, wanted.truncate
-        d_x, d_h_0, d_c_0 = core.backward_part(*given, parameters.flat, *how, *steps)
+        how = *course.of(0), kept.seeds, kept.first_step, wanted.step_clip, wanted.truncate
+        d_x, d_h_0, d_c_0 = core.backward_layers(*given, parameters.flat, *how, *steps)
     return Slopes(d_x, d_h_0, d_c_0, *steps)
 
 

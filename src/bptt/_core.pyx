@@ -134,24 +134,32 @@ cdef int fill_parameters(bptt_problem *p, tuple parameters, int gradients) excep
     return 0
 
 
-cdef int fill_flat(bptt_problem *p, flat) except -1:
-    """Places of the gradients in one vector, in the order of the parameters, for those that there are."""
+cdef int64_t fill_flat(bptt_problem *p, char *start) noexcept:
+    """Places of the gradients one after the other, in the order of the parameters, for those that there are.
+
+    Returns how many numbers they are; without a start it only counts.
+    """
     cdef int64_t rows = rows_of(p), count = 0
     cdef int64_t[6] sizes = [rows * p.I, rows * width(p), rows, rows, 3 * p.H, p.P * p.H]
+    cdef void *weights[6]
     cdef void **places[6]
-    cdef char *start
     cdef int n
-    cdef bint[6] there = [p.weight_ih != NULL, p.weight_hh != NULL, p.bias_ih != NULL, p.bias_hh != NULL,
-                          p.weight_peephole != NULL, p.weight_hr != NULL]
+    weights[:] = [p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh, p.weight_peephole, p.weight_hr]
     places[:] = [&p.d_weight_ih, &p.d_weight_hh, &p.d_bias_ih, &p.d_bias_hh, &p.d_weight_peephole, &p.d_weight_hr]
     for n in range(6):
-        count += sizes[n] if there[n] else 0
-    start = <char *>take(flat, p.dtype, count, "flat")
-    for n in range(6):
-        if there[n]:
-            places[n][0] = start
-            start += sizes[n] * (4 if p.dtype == BPTT_F32 else 8)
-    return 0
+        if weights[n] != NULL:
+            places[n][0] = at(start, 1, count, real_bytes(p))
+            count += sizes[n]
+    return count
+
+
+cdef int64_t real_bytes(const bptt_problem *p) noexcept:
+    return 4 if p.dtype == BPTT_F32 else 8
+
+
+cdef void *at(void *parts, int64_t n, int64_t numbers, int64_t nbytes) noexcept:
+    """Address of part n, of so many numbers of so many bytes each, of what may not be there."""
+    return NULL if parts == NULL else <char *>parts + n * numbers * nbytes
 
 
 cdef class Interrupt:
@@ -349,12 +357,17 @@ def pack(Cell cell, int threads, tuple parameters):
     return packed
 
 
+cdef int fill_steps(bptt_problem *p, cnp.ndarray x) except -1:
+    if x.ndim != 3:
+        raise ValueError(f"x: expected 3 axes, got {x.ndim}")
+    p.T, p.B = x.shape[0], x.shape[1]
+    return 0
+
+
 cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed,
                       int64_t first_step, bint backward=False) except -1:
-    cdef cnp.ndarray sequence = x
-    p.T, p.B, p.first_step = sequence.shape[0], sequence.shape[1], first_step
-    if seed is not None:
-        p.draws, p.seed = 1, seed
+    fill_steps(p, x)
+    fill_rows(p, 1, lengths, resets, None if seed is None else [seed], first_step)
     cdef int64_t state = p.B * p.H, row = p.B * width(p)
     if backward:
         p.x = take_rows(x, number_of(p.dtype), p.T, p.B, p.I, "x", &p.x_step, &p.x_row)
@@ -364,11 +377,34 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
     p.output = take(output, p.dtype, p.T * row, "output")
     p.h_n, p.c_n = take(h_n, p.dtype, row, "h_n"), take(c_n, p.dtype, state, "c_n")
     p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
+    return 0
+
+
+cdef int fill_rows(bptt_problem *p, int64_t L, lengths, resets, list seeds, int64_t first_step) except -1:
+    """How rows go through time, for all problems."""
+    cdef int64_t n, half = (p.B + 1) // 2
     p.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, p.B, "lengths")
-    cdef int64_t half = (p.B + 1) // 2
     p.dealt = p.lengths != NULL and half < p.B and p.lengths[half] > p.lengths[half - 1]
     p.resets = <const uint8_t *>take_as(resets, cnp.NPY_BOOL, p.T * p.B, "resets")
+    for n in range(L):
+        p[n].lengths, p[n].dealt, p[n].resets, p[n].first_step = p.lengths, p.dealt, p.resets, first_step
+        if seeds:
+            p[n].draws, p[n].seed = 1, seeds[n]
     return 0
+
+
+cdef int fill_states(bptt_problem *p, int64_t L, h_0, c_0) except -1:
+    cdef int64_t n, row = p.B * width(p), state = p.B * p.H
+    cdef void *h = take(h_0, p.dtype, L * row, "h_0")
+    cdef void *c = take(c_0, p.dtype, L * state, "c_0")
+    for n in range(L):
+        p[n].h_0, p[n].c_0 = at(h, n, row, real_bytes(p)), at(c, n, state, real_bytes(p))
+    return 0
+
+
+cdef void *data_of(array) noexcept:
+    """Address of an array made here, which may not be there."""
+    return NULL if array is None else cnp.PyArray_DATA(array)
 
 
 def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, output, h_n, c_n, cells, gates,
@@ -465,79 +501,147 @@ def backward(*arguments, **more):
 cdef object array_of(const bptt_problem *p, int axes, int64_t a, int64_t b, int64_t c, int64_t d=1, int64_t e=1):
     """Return a new array of the dtype of a problem with so many axes, of these lengths."""
     cdef cnp.npy_intp[5] shape = [a, b, c, d, e]
-    return new_array(axes, shape, number_of(p.dtype), a * b * c * d * e * (4 if p.dtype == BPTT_F32 else 8))
+    return new_array(axes, shape, number_of(p.dtype), a * b * c * d * e * real_bytes(p))
 
 
-cdef int run_part(bptt_problem *p, bptt_op op) except -1:
-    cdef bptt_stage stage
+cdef Block layers_of(Cell cell, int threads, list parameters, list packs, x, bptt_problem **first):
+    """Return the memory of problems, one after another, with sizes and weights of the layers of a stack."""
+    cdef int64_t n, L = len(parameters if packs is None else packs)
+    cdef Block block = take_block(L * (sizeof(bptt_problem) + sizeof(bptt_stage)))
+    cdef bptt_problem *p = <bptt_problem *>block.memory
+    if L == 0:
+        raise ValueError("parameters: expected at least one layer")
+    first[0] = p
+    for n in range(L):
+        if packs is None:
+            fill_sizes(p + n, cell, parameters[n])
+            fill_parameters(p + n, parameters[n], False)
+        else:
+            p[n] = (<Packed>packs[n]).problem
+        p[n].threads = threads
+        fill_steps(p + n, x)
+        if n and (p[n].I != width(p) or p[n].H != p.H or p[n].P != p.P or p[n].dtype != p.dtype):
+            raise ValueError(f"layer {n}: expected the sizes and the dtype of the first, and its width as inputs")
+    return block
+
+
+cdef int run_layers(bptt_problem *p, int64_t L, bptt_op op) except -1:
+    """Run the problems that `layers_of` gave, backward from the last."""
+    cdef bptt_stage *stages = <bptt_stage *>(p + L)
     cdef Block workspace
+    cdef int64_t n, nbytes = 0, most = 0
+    cdef double work = 0
     if p.B == 0:
         return 0  # there is nothing to fill, however many steps
-    memset(&stage, 0, sizeof(stage))
-    stage.op, stage.first = op, p
-    p.split, p.hoist = hint.split, hint.hoist
-    workspace = scratch(p, op)
-    return carry_out(&stage, 1, work_of(p))
+    memset(stages, 0, L * sizeof(bptt_stage))
+    for n in range(L):
+        stages[n].op, stages[n].first = op, p + (n if op == BPTT_FORWARD else L - 1 - n)
+        p[n].split, p[n].hoist = hint.split, hint.hoist
+        raise_status(bptt_workspace(p + n, op, &nbytes))
+        most, work = max(most, nbytes), work + work_of(p + n)
+    workspace = take_block(most)
+    for n in range(L):
+        lend(p + n, workspace)
+    return carry_out(stages, L, work)
 
 
-def forward_part(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0, bint keep, lengths=None, resets=None,
-                 seed=None, int64_t first_step=0, order=None):
-    """Run a sequence through one layer in one direction, into new arrays.
+def forward_layers(Cell cell, int threads, list parameters, list packs, x, h_0, c_0, bint keep, lengths=None,
+                   resets=None, list seeds=None, int64_t first_step=0, order=None):
+    """Run a sequence through a stack of layers in one direction, into new arrays.
 
-    Returns output (T,B,W), h_n (1,B,W), c_n (1,B,H) and, to `keep` for the backward pass, cells (1,T,B,H) and gates
-    (1,T,B,4,H); None for what the cell does not have. The arguments are those of `forward_call`. With lengths row b may
-    stand at row order[b] of x and of the output, and of nothing else, if nothing is kept.
+    Returns the output (T,B,W), or to `keep` for the backward pass that of every layer (L,T,B,W); h_n (L,B,W) and c_n
+    (L,B,H); cells (L,T,B,H) and gates (L,T,B,4,H) if they are kept; None for what the cell does not have. The arguments
+    are those of `forward_call`, lists those of the layers. With lengths row b may stand at row order[b] of x and of the
+    output, and of nothing else, if nothing is kept.
     """
-    cdef bptt_problem problem
-    cdef bptt_problem *p = &problem
-    cdef cnp.ndarray sequence = x
-    cdef int64_t T = sequence.shape[0], B = sequence.shape[1]
+    cdef bptt_problem *p
+    cdef bptt_problem *q
+    cdef Block block = layers_of(cell, threads, parameters, packs, x, &p), between = None
+    cdef int64_t n, L = len(parameters if packs is None else packs), T = p.T, B = p.B, H = p.H, W = width(p)
+    cdef int64_t nbytes = real_bytes(p)
+    cdef char *outputs
     c_n = cells = gates = None
-    if packed is None:
-        fill_sizes(p, cell, parameters)
-        fill_parameters(p, parameters, False)
-    else:
-        p[0] = packed.problem
-    p.threads, p.B = threads, B
-    output, h_n = array_of(p, 3, T, B, width(p)), array_of(p, 3, 1, B, width(p))
+    output, h_n = array_of(p, 4, L, T, B, W) if keep else array_of(p, 3, T, B, W), array_of(p, 3, L, B, W)
     if p.cell == BPTT_LSTM:
-        c_n = array_of(p, 3, 1, B, p.H)
+        c_n = array_of(p, 3, L, B, H)
         if keep:
-            cells = array_of(p, 4, 1, T, B, p.H)
+            cells = array_of(p, 4, L, T, B, H)
     if keep and p.cell != BPTT_RNN:
-        gates = array_of(p, 5, 1, T, B, 4, p.H)
-    fill_forward(p, x, h_0, c_0, output, h_n, c_n, cells, gates, lengths, resets, seed, first_step)
+        gates = array_of(p, 5, L, T, B, 4, H)
+    if not keep and L > 1:
+        between = take_block(min(L - 1, 2) * T * B * W * nbytes)
+    fill_rows(p, L, lengths, resets, seeds, first_step)
+    p.x = take(x, p.dtype, T * B * p.I, "x")
+    fill_states(p, L, h_0, c_0)
+    outputs = <char *>cnp.PyArray_DATA(output)
+    for n in range(L):
+        q = p + n
+        q.h_n, q.c_n = at(cnp.PyArray_DATA(h_n), n, B * W, nbytes), at(data_of(c_n), n, B * H, nbytes)
+        q.cells, q.gates = at(data_of(cells), n, T * B * H, nbytes), at(data_of(gates), n, 4 * T * B * H, nbytes)
+        if keep:
+            q.output = at(outputs, n, T * B * W, nbytes)
+        else:
+            q.output = outputs if n == L - 1 else at(between.memory, n % 2, T * B * W, nbytes)
+        if n:
+            q.x = p[n - 1].output
     if order is not None:
         if keep:
             raise ValueError("order: expected None where something is kept")
-        p.copy, p.output = p.output, NULL
-        p.x_order = p.copy_order = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
-    run_part(p, BPTT_FORWARD)
+        p.x_order = p[L - 1].copy_order = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
+        p[L - 1].copy, p[L - 1].output = p[L - 1].output, NULL
+    run_layers(p, L, BPTT_FORWARD)
     return output, h_n, c_n, cells, gates
 
 
-def backward_part(Cell cell, int threads, tuple parameters, x, h_0, c_0, output, cells, gates, d_output, d_h_n, d_c_n,
-                  bint of_x, flat, lengths=None, resets=None, seed=None, int64_t first_step=0, tuple step_clip=None,
-                  tuple truncate=None, d_hidden=None, d_cells=None, clipped=None, norms=None):
-    """Backpropagate through one layer in one direction, into new arrays.
+def backward_layers(Cell cell, int threads, list parameters, x, h_0, c_0, hidden, cells, gates, d_output, d_h_n, d_c_n,
+                    bint of_x, flat, lengths=None, resets=None, list seeds=None, int64_t first_step=0,
+                    tuple step_clip=None, tuple truncate=None, d_hidden=None, d_cells=None, clipped=None, norms=None):
+    """Backpropagate through a stack of layers in one direction, into new arrays.
 
-    Returns d_x (T,B,I), or None unless `of_x`, d_h_0 (1,B,W) and d_c_0 (1,B,H), None where there is no cell state; and
-    fills `flat`, the gradients of the parameters one after the other, and what else is given of what `backward_call`
-    takes.
+    Takes what `forward_layers` kept. Returns d_x (T,B,I), or None unless `of_x`, d_h_0 (L,B,W) and d_c_0 (L,B,H), None
+    where there is no cell state; and fills `flat`, the gradients of all parameters one after the other, and what else is
+    given of what `backward_call` takes, with a first axis of layers.
     """
-    cdef bptt_problem problem
-    cdef bptt_problem *p = &problem
+    cdef bptt_problem *p
+    cdef bptt_problem *q
     cdef double[3] bounds
-    fill_sizes(p, cell, parameters)
-    p.threads = threads
-    fill_parameters(p, parameters, False)
-    fill_flat(p, flat)
-    fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
-    d_x = array_of(p, 3, p.T, p.B, p.I) if of_x else None
-    d_h_0, d_c_0 = array_of(p, 3, 1, p.B, width(p)), array_of(p, 3, 1, p.B, p.H) if p.cell == BPTT_LSTM else None
-    fill_errors(p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped, norms)
-    fill_way(p, bounds, step_clip, truncate)
-    run_part(p, BPTT_BACKWARD)
+    cdef Block block = layers_of(cell, threads, parameters, None, x, &p), between = None
+    cdef int64_t n, L = len(parameters), T = p.T, B = p.B, H = p.H, W = width(p), nbytes = real_bytes(p), count = 0
+    cdef int64_t state = L * B * H, row = L * B * W
+    cdef void *given[9]
+    cdef char *start
+    fill_rows(p, L, lengths, resets, seeds, first_step)
+    p.x = take_rows(x, number_of(p.dtype), T, B, p.I, "x", &p.x_step, &p.x_row)
+    fill_states(p, L, h_0, c_0)
+    d_x = array_of(p, 3, T, B, p.I) if of_x else None
+    d_h_0, d_c_0 = array_of(p, 3, L, B, W), array_of(p, 3, L, B, H) if p.cell == BPTT_LSTM else None
+    if L > 1:
+        between = take_block(min(L - 1, 2) * T * B * W * nbytes)
+    for n in range(L):
+        count += fill_flat(p + n, NULL)
+    start = <char *>take(flat, p.dtype, count, "flat")
+    given[:] = [take(hidden, p.dtype, T * row, "hidden"), take(cells, p.dtype, T * state, "cells"),
+                take(gates, p.dtype, 4 * T * state, "gates"), take(d_h_n, p.dtype, row, "d_h_n"),
+                take(d_c_n, p.dtype, state, "d_c_n"), take(d_hidden, p.dtype, T * row, "d_hidden"),
+                take(d_cells, p.dtype, T * state, "d_cells"), take_as(clipped, cnp.NPY_INT64, 3 * L * T * B, "clipped"),
+                take_as(norms, cnp.NPY_FLOAT64, 2 * L * T * B, "norms")]
+    for n in range(L):
+        q = p + n
+        q.output, q.cells = at(given[0], n, T * B * W, nbytes), at(given[1], n, T * B * H, nbytes)
+        q.gates = at(given[2], n, 4 * T * B * H, nbytes)
+        q.d_h_n, q.d_c_n = at(given[3], n, B * W, nbytes), at(given[4], n, B * H, nbytes)
+        q.d_hidden, q.d_cells = at(given[5], n, T * B * W, nbytes), at(given[6], n, T * B * H, nbytes)
+        q.clipped, q.norms = <int64_t *>at(given[7], n, 3 * T * B, 8), <double *>at(given[8], n, 2 * T * B, 8)
+        q.d_h_0, q.d_c_0 = at(cnp.PyArray_DATA(d_h_0), n, B * W, nbytes), at(data_of(d_c_0), n, B * H, nbytes)
+        start += fill_flat(q, start) * nbytes
+        if n:  # its errors at x are those of the layer below
+            q.x, q.d_x = p[n - 1].output, at(between.memory, n % 2 if L > 2 else 0, T * B * W, nbytes)
+            p[n - 1].d_output = q.d_x
+        fill_way(q, bounds, step_clip, truncate)
+    p.d_x = data_of(d_x)
+    q = p + L - 1
+    q.d_output = take_rows(d_output, number_of(p.dtype), T, B, W, "d_output", &q.d_output_step, &q.d_output_row)
+    run_layers(p, L, BPTT_BACKWARD)
     return d_x, d_h_0, d_c_0
 
 

@@ -61,12 +61,12 @@ def infer(
         Of h alone where there is no cell state: None then for c, here and everywhere.
     """
     h_0, c_0 = course.sorted(h_0), course.sorted(c_0)
-    if layout.parts == 1:
-        part = weights and weights[0], packs and packs[0], x
-        output, h_n, c_n, _, _ = only_part(core, layout, part, h_0, c_0, course, [], keep=False)
+    if one_way(layout, x, False):
+        given = weights, packs, x, h_0, c_0
+        output, h_n, c_n, _, _ = through_all(core, layout, *given, course, [], keep=False)
         return output, course.unsorted(h_n), course.unsorted(c_n)
-    given = Program(core, layout), weights, packs, x, course.order
-    return through_layers(*given, h_0, c_0, course, None)
+    program = Program(core, layout)
+    return through_layers(program, weights, packs, x, course.order, h_0, c_0, course, None)
 
 
 def forward(
@@ -85,10 +85,12 @@ def forward(
 
     With `recompute` only the output is kept, and the cell states before blocks of so many steps.
     """
-    if layout.parts == 1 and course.order is None and not recompute:
-        part = weights[0], None, x
-        output, h_n, c_n, cells, gates = only_part(core, layout, part, h_0, c_0, course, seeds, keep=True)
-        return output, h_n, c_n, Kept([x], h_0, c_0, output[None], cells, gates, masks, seeds, course)
+    if course.order is None and not recompute and not masks and one_way(layout, x, True):
+        given = weights, None, x, h_0, c_0
+        hidden, h_n, c_n, cells, gates = through_all(core, layout, *given, course, seeds, keep=True)
+        inputs = [x, *hidden[:-1]] if layout.layers > 1 else [x]
+        kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course)
+        return hidden[-1], h_n, c_n, kept
     N, T, B, H = layout.parts, *x.shape[:2], layout.hidden_size
     dtype, saved, has_c = layout.dtype, layout.saved, layout.has_cell_state
     hidden, cells, gates, starts = empty((N, T, B, layout.width), dtype), None, None, None
@@ -106,10 +108,20 @@ def forward(
     return *through_layers(program, weights, None, x, None, h_0, c_0, course, kept), kept
 
 
-def only_part(
+def one_way(layout: Layout, x: Array, keeps: bool) -> bool:
+    """Whether layers run one after the other over all steps, in one direction."""
+    if layout.parts == 1:
+        return True
+    T, B, _ = x.shape
+    return layout.directions == 1 and (not B or len(pieces_of(layout, T, B, keeps).spans) < 2)
+
+
+def through_all(
     core: Any,
     layout: Layout,
-    part: tuple[Any, Any, Array],
+    weights: Sequence[Weights] | None,
+    packs: Sequence[Any] | None,
+    x: Array,
     h_0: Array | None,
     c_0: Array | None,
     course: Course,
@@ -117,15 +129,15 @@ def only_part(
     *,
     keep: bool,
 ) -> Any:
-    """Run the only part, on its weights or on them packed, and x; states as rows run.
+    """Run layers in one direction one after the other, states as rows run.
 
-    The core makes what it fills, in half the time. Returns output, h_n, c_n, and to `keep`, if rows run as
-    they came, cells and gates.
+    The core makes what it fills, in half the time. Returns the output, or to `keep`, if rows run as they
+    came, that of all layers; h_n, c_n; and cells and gates then.
     """
-    given = cell_of(core, layout.cell), get_num_threads(), *part, h_0, c_0, keep
+    given = cell_of(core, layout.cell), get_num_threads(), weights, packs, x, h_0, c_0, keep
     if course is ALL_STEPS and not seeds:
-        return core.forward_part(*given)
-    return core.forward_part(*given, *course.of(0), *(seeds or (None,)), 0, course.order)
+        return core.forward_layers(*given)
+    return core.forward_layers(*given, *course.of(0), seeds, 0, course.order)
 
 
 def through_layers(

@@ -23,11 +23,11 @@ __all__ = [
     "active_variant",
     "backward",
     "backward_call",
-    "backward_part",
+    "backward_layers",
     "flow",
     "forward",
     "forward_call",
-    "forward_part",
+    "forward_layers",
     "move",
     "pack",
     "row_norms",
@@ -210,51 +210,59 @@ def backward_call(*arguments: Any, **more: Any) -> Callable[[], None]:
     return partial(backward, *arguments, **more)
 
 
-def forward_part(
+def forward_layers(
     cell: Cell,
     threads: int,
-    parameters: Parameters | None,
-    packed: Packed | None,
+    parameters: list[Parameters] | None,
+    packs: list[Packed] | None,
     x: Array,
     h_0: Array | None,
     c_0: Array | None,
     keep: bool,
     lengths: Array | None = None,
     resets: Array | None = None,
-    seed: int | None = None,
+    seeds: list[int] | None = None,
     first_step: int = 0,
     order: Array | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
-    """Run `forward` into new arrays: output, and with a first axis of one part h_n, c_n, cells, gates.
+    """Run `forward` of every layer of a stack in one direction, into new arrays.
 
-    Row b may stand at row order[b] of x and of the output, if nothing is kept.
+    Returns the output, or to `keep` that of every layer; h_n and c_n; cells and gates if they are kept. Row b
+    may stand at row order[b] of x and of the output, if nothing is kept.
     """
     if keep and order is not None:
         raise ValueError("order: expected None where something is kept")
-    weights = _named(packed.parameters if packed is not None else parameters)
-    (T, B, _), has_c = x.shape, cell.kind == "LSTM"
-    W = weights["weight_hh"].shape[1]
+    all_weights = [packed.parameters for packed in packs] if packs is not None else parameters
+    assert all_weights is not None
+    weights, (T, B, _), has_c = _named(all_weights[0]), x.shape, cell.kind == "LSTM"
+    L, W = len(all_weights), weights["weight_hh"].shape[1]
     H = weights["weight_hr"].shape[1] if "weight_hr" in weights else W
-    output, h_n = np.empty((T, B, W), x.dtype), np.empty((1, B, W), x.dtype)
-    c_n = np.empty((1, B, H), x.dtype) if has_c else None
-    cells = np.empty((1, T, B, H), x.dtype) if keep and has_c else None
-    gates = np.empty((1, T, B, 4, H), x.dtype) if keep and cell.kind != "RNN" else None
-    if B:
-        before = _first(h_0), _first(c_0)
-        filled: Any = output if order is None else None, h_n[0], _first(c_n), _first(cells), _first(gates)
-        how: Any = lengths, resets, seed, first_step, order, None if order is None else output, order
-        forward(cell, threads, parameters, packed, x, *before, *filled, *how)
-    return output, h_n, c_n, cells, gates
+    hidden, h_n = np.empty((L, T, B, W), x.dtype), np.empty((L, B, W), x.dtype)
+    c_n = np.empty((L, B, H), x.dtype) if has_c else None
+    cells = np.empty((L, T, B, H), x.dtype) if keep and has_c else None
+    gates = np.empty((L, T, B, 4, H), x.dtype) if keep and cell.kind != "RNN" else None
+    x = x if order is None else x[:, order]
+    for n in range(L if B else 0):
+        tape = _at(h_0, n), _at(c_0, n), hidden[n], h_n[n], _at(c_n, n), _at(cells, n), _at(gates, n)
+        how = lengths, resets, seeds[n] if seeds else None, first_step
+        forward(cell, threads, all_weights[n], None, x, *tape, *how)
+        x = hidden[n]
+    if keep:
+        return hidden, h_n, c_n, cells, gates
+    output = hidden[-1].copy()
+    if order is not None:
+        output[:, order] = hidden[-1]
+    return output, h_n, c_n, None, None
 
 
-def backward_part(
+def backward_layers(
     cell: Cell,
     threads: int,
-    parameters: Parameters,
+    parameters: list[Parameters],
     x: Array,
     h_0: Array | None,
     c_0: Array | None,
-    output: Array,
+    hidden: Array,
     cells: Array | None,
     gates: Array | None,
     d_output: Array | None,
@@ -264,7 +272,7 @@ def backward_part(
     flat: Array,
     lengths: Array | None = None,
     resets: Array | None = None,
-    seed: int | None = None,
+    seeds: list[int] | None = None,
     first_step: int = 0,
     step_clip: reference.StepClip | None = None,
     truncate: None = None,
@@ -273,23 +281,28 @@ def backward_part(
     clipped: Array | None = None,
     norms: Array | None = None,
 ) -> tuple[Array | None, Array, Array | None]:
-    """Run `backward` into new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` holds d_parameters."""
-    _, B, W = output.shape
-    d_x = np.empty(x.shape, x.dtype) if of_x else None
-    d_h_0 = np.empty((1, B, W), x.dtype)
-    d_c_0 = None if cells is None else np.empty((1, B, cells.shape[-1]), x.dtype)
-    if B:
-        ends = np.cumsum([0 if array is None else array.size for array in parameters])
-        d_parameters = tuple(
-            None if array is None else flat[end - array.size : end].reshape(array.shape)
-            for array, end in zip(parameters, ends, strict=True)
-        )
-        tape = x, _first(h_0), _first(c_0), output, _first(cells), _first(gates)
-        errors = d_output, _first(d_h_n), _first(d_c_n)
-        filled: Any = d_x, d_h_0[0], _first(d_c_0), d_parameters, _first(d_hidden), _first(d_cells)
-        way: Any = lengths, resets, seed, first_step, step_clip, _first(clipped), _first(norms)
-        backward(cell, threads, parameters, *tape, *errors, *filled, *way)
-    return d_x, d_h_0, d_c_0
+    """Run `backward` of every layer of a stack, the last first.
+
+    Returns new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` takes the gradients of all parameters.
+    """
+    L, _, B, W = hidden.shape
+    d_x, d_h_0 = None, np.empty((L, B, W), x.dtype)
+    d_c_0 = None if cells is None else np.empty((L, B, cells.shape[-1]), x.dtype)
+    arrays = [array for part in parameters for array in part if array is not None]
+    starts = [0, *np.cumsum([array.size for array in arrays])]
+    views = iter(flat[a:b].reshape(v.shape) for a, b, v in zip(starts, starts[1:], arrays, strict=False))
+    d_parameters = [tuple(None if array is None else next(views) for array in part) for part in parameters]
+    for n in reversed(range(L if B else 0)):
+        a = hidden[n - 1] if n else x
+        d_x = np.empty(a.shape, a.dtype) if n or of_x else None
+        tape = a, _at(h_0, n), _at(c_0, n), hidden[n], _at(cells, n), _at(gates, n)
+        errors = d_output, _at(d_h_n, n), _at(d_c_n, n)
+        filled = d_x, d_h_0[n], _at(d_c_0, n), d_parameters[n], _at(d_hidden, n), _at(d_cells, n)
+        how = lengths, resets, seeds[n] if seeds else None, first_step
+        given: Any = *tape, *errors, *filled, *how, step_clip, _at(clipped, n), _at(norms, n)
+        backward(cell, threads, parameters[n], *given)
+        d_output = d_x
+    return np.empty(x.shape, x.dtype) if of_x and not B else d_x, d_h_0, d_c_0
 
 
 def move(
@@ -361,8 +374,8 @@ def _named(parameters: Parameters | None) -> dict[str, Array]:
     return {n: array for n, array in zip(_NAMES, parameters, strict=False) if array is not None}
 
 
-def _first(parts: Array | None) -> Array | None:
-    return None if parts is None else parts[0]
+def _at(parts: Array | None, n: int) -> Array | None:
+    return None if parts is None else parts[n]
 
 
 def _or_zeros(array: Array | None, like: Array) -> Array:
