@@ -26,12 +26,13 @@ def by_one_call(core, layer, x, states, errors, rows, draws, step_clip):
     """Forward for inference and for training, and backward, with gradients of the steps."""
     layout, weights, has_c = layer._layout, layer._weights, layer._layout.has_cell_state
     cell = _program.cell_of(core, layout.cell)
-    hidden, h_n, c_n, cells, gates = core.forward_layers(
-        cell, 2, weights, None, x, *states, True, *rows, *draws
-    )
+    given = cell, 2, weights, None, x, *states
+    output, h_n, c_n, first, hidden, cells, gates = core.forward_layers(*given, True, *rows, *draws)
+    assert first is x
+    np.testing.assert_array_equal(output, hidden[-1], strict=True)
     packs = [core.pack(cell, 2, part) for part in weights]
     inferred = core.forward_layers(cell, 2, None, packs, x, *states, False, *rows, *draws)
-    assert inferred[3] is inferred[4] is None
+    assert inferred[3:] == (None,) * 4
     L, T, B, W = hidden.shape
     flat, H = np.full(layer.parameters.flat.shape, np.nan, x.dtype), layout.hidden_size
     steps = np.empty((L, T, B, W), x.dtype), np.empty((L, T, B, H), x.dtype) if has_c else None
@@ -142,14 +143,34 @@ def test_an_order(shape, dtype, core, L):
     for b in range(B):  # never read
         x[lengths[b] :, order[b]] = np.nan
     given = cell, 2, weights, None, x, *states, False, lengths, None, None, 0
-    output, h_n, c_n, _, _ = core.forward_layers(*given, order)
+    output, h_n, c_n, *_ = core.forward_layers(*given, order)
     ran = np.ascontiguousarray(x[:, order])
     expected = core.forward_layers(*given[:4], ran, *given[5:])
     np.testing.assert_array_equal(output[:, order], expected[0], strict=True)
     np.testing.assert_array_equal(h_n, expected[1], strict=True)
     np.testing.assert_array_equal(c_n, expected[2], strict=True)
-    with pytest.raises(ValueError, match="order: expected None where something is kept"):
-        core.forward_layers(*given[:7], True, *given[8:], order)
+
+    steps = [core.forward_layers(*given[:7], True, *given[8:], order)]
+    steps.append(core.forward_layers(*given[:4], ran, *given[5:7], True, *given[8:]))
+    np.testing.assert_array_equal(steps[0][0][:, order], steps[1][0], strict=True)
+    first, *tape = steps[0][3:]
+    np.testing.assert_array_equal(first, np.nan_to_num(ran, nan=0.0), strict=True)
+    for array, other in zip((*steps[0][1:3], *tape), (*steps[1][1:3], *steps[1][4:]), strict=True):
+        np.testing.assert_array_equal(array, other, strict=True)
+    d_output, flats = draw(T, B, 3, dtype=dtype), [np.empty_like(layer.parameters.flat) for _ in range(2)]
+    for b in range(B):
+        d_output[lengths[b] :, order[b]] = np.nan
+    how = lengths, None, None, 0, None, None, None, None, None, None
+    found = core.backward_layers(
+        cell, 2, weights, first, *states, *tape, d_output, *states, True, flats[0], *how, order
+    )
+    errors = np.ascontiguousarray(d_output[:, order]), *states
+    expected = core.backward_layers(
+        cell, 2, weights, ran, *states, *steps[1][4:], *errors, True, flats[1], *how
+    )
+    np.testing.assert_array_equal(found[0][:, order], expected[0], strict=True)
+    for array, other in zip((*found[1:], flats[0]), (*expected[1:], flats[1]), strict=True):
+        np.testing.assert_array_equal(array, other, strict=True)
 
 
 @pytest.mark.parametrize("core", [_core, _reference_core])
@@ -157,9 +178,17 @@ def test_no_rows(core):
     layer = bptt.LSTM(3, 4, seed=0)
     cell, x = _program.cell_of(core, layer._layout.cell), np.zeros((5, 0, 3), np.float32)
     found = core.forward_layers(cell, 2, layer._weights, None, x, None, None, True)
-    assert [a.shape for a in found] == [(1, 5, 0, 4), (1, 0, 4), (1, 0, 4), (1, 5, 0, 4), (1, 5, 0, 4, 4)]
-    output, _, _, cells, gates = found
-    given = x, None, None, output, cells, gates, None, None, None, True
+    assert found[3] is x
+    assert [a.shape for a in found] == [
+        (5, 0, 4),
+        (1, 0, 4),
+        (1, 0, 4),
+        (5, 0, 3),
+        (1, 5, 0, 4),
+        (1, 5, 0, 4),
+        (1, 5, 0, 4, 4),
+    ]
+    given = x, None, None, *found[4:], None, None, None, True
     slopes = core.backward_layers(cell, 2, layer._weights, *given, layer.parameters.empty_like().flat)
     assert [a.shape for a in slopes] == [(5, 0, 3), (1, 0, 4), (1, 0, 4)]
 
@@ -176,6 +205,14 @@ def test_bad_arguments_raise():
         )
     with pytest.raises(TypeError, match="list"):
         _core.forward_layers(cell, 2, weights, None, [[[1.0] * 3]], None, None, True)
+    for bad, error in (
+        (np.array([1]), ValueError),
+        (np.array([2, 0]), ValueError),
+        (np.array([1.0, 0]), TypeError),
+    ):
+        lengths = np.array([5, 3])
+        with pytest.raises(error):
+            _core.forward_layers(cell, 2, weights, None, x, None, None, True, lengths, None, None, 0, bad)
     with pytest.raises(ValueError, match="expected at least one layer"):
         _core.forward_layers(cell, 2, [], None, x, None, None, True)
     with pytest.raises(ValueError, match="x: expected 3 axes, got 1"):
@@ -190,8 +227,8 @@ def test_bad_arguments_raise():
             _core.forward_layers(cell, 2, [*weights, *other._weights], None, x, None, None, True)
     with pytest.raises(ValueError, match=r"h_0: expected 8 contiguous elements"):
         _core.forward_layers(cell, 2, weights, None, x, state[:, :1], None, True)
-    output, _, _, cells, gates = _core.forward_layers(cell, 2, weights, None, x, state, state, True)
-    tape = x, state, state, output, cells, gates
+    _, _, _, *kept = _core.forward_layers(cell, 2, weights, None, x, state, state, True)
+    tape = kept[0], state, state, *kept[1:]
     for bad, error, message in (
         (np.zeros(flat.size - 1, np.float32), ValueError, f"flat: expected {flat.size} contiguous elements"),
         (np.zeros(flat.size, np.float64), TypeError, "flat: expected float32, got float64"),
@@ -202,7 +239,9 @@ def test_bad_arguments_raise():
     with pytest.raises(ValueError, match=r"d_output: expected shape \(5, 2, 4\), got \(5, 2, 3\)"):
         _core.backward_layers(cell, 2, weights, *tape, x, None, None, True, flat.copy())
     with pytest.raises(ValueError, match=r"gates: expected 160 contiguous elements"):
-        _core.backward_layers(cell, 2, weights, *tape[:5], gates[:, :1], None, None, None, True, flat.copy())
+        _core.backward_layers(
+            cell, 2, weights, *tape[:5], tape[5][:, :1], None, None, None, True, flat.copy()
+        )
 
 
 def test_views_of_gradients_are_made_when_asked_for():

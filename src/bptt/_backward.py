@@ -49,19 +49,13 @@ def backward(
         every, depth = (min(k, T) for k in wanted.truncate)
         wanted = wanted._replace(truncate=None if depth == T == every else (every, depth))
     once = apart(core, kept, wanted)
-    if once == T and D == 1 and course.order is None and not kept.masks and not kept.starts:
-        return through_all(core, layout, weights, kept, (d_output, d_h_n, d_c_n), parameters, wanted)
-    program = Program(core, layout)
-    errors = (course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n))
-    if once == T:
-        found = new_slopes(layout, kept, T, wanted)
-        add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
-        d_x = course.moved(program, found.x, back=True)
-        program.run()
-        if d_x is not found.x:
-            found = found._replace(x=d_x)
+    if once == T and D == 1 and not kept.masks and not kept.starts:
+        errors = d_output, course.sorted(d_h_n), course.sorted(d_c_n)
+        found = through_all(core, layout, weights, kept, errors, parameters, wanted)
     else:
-        found = through_blocks(program, weights, kept, *errors, parameters, wanted, once)
+        program = Program(core, layout)
+        errors = course.moved(program, d_output), course.sorted(d_h_n), course.sorted(d_c_n)
+        found = through_program(program, weights, kept, errors, parameters, wanted, once)
     if course is ALL_STEPS and (D == 1 or not (wanted.steps or wanted.norms)):
         return found
     return Slopes(
@@ -75,6 +69,26 @@ def backward(
     )
 
 
+def through_program(
+    program: Program,
+    weights: Sequence[Weights],
+    kept: Kept,
+    errors: tuple[Array | None, Array | None, Array | None],
+    parameters: Parameters,
+    wanted: Wanted,
+    once: int,
+) -> Slopes:
+    """Go back through directions, layers and blocks of steps. Returns slopes, those of x as its rows came."""
+    layout, T = program.layout, len(kept.inputs[0])
+    if once < T:
+        return through_blocks(program, weights, kept, *errors, parameters, wanted, once)
+    found = new_slopes(layout, kept, T, wanted)
+    add_layers(program, weights, kept, *errors, parameters, wanted, found, new_room(layout, kept, T))
+    d_x = kept.course.moved(program, found.x, back=True)
+    program.run()
+    return found._replace(x=d_x)
+
+
 def through_all(
     core: Any,
     layout: Layout,
@@ -84,7 +98,7 @@ def through_all(
     parameters: Parameters,
     wanted: Wanted,
 ) -> Slopes:
-    """Go back through layers in one direction, rows as they came: the core makes most of what it fills."""
+    """Go back through layers in one direction; the core makes most of what it fills."""
     course, steps = kept.course, new_steps(layout, kept, len(kept.inputs[0]), wanted)
     tape = kept.inputs[0], kept.h_0, kept.c_0, kept.hidden, kept.cells, kept.gates
     given = cell_of(core, layout.cell), get_num_threads(), weights, *tape, *errors, wanted.input
@@ -92,7 +106,7 @@ def through_all(
         d_x, d_h_0, d_c_0 = core.backward_layers(*given, parameters.flat)
     else:
         how = *course.of(0), kept.seeds, kept.first_step, wanted.step_clip, wanted.truncate
-        d_x, d_h_0, d_c_0 = core.backward_layers(*given, parameters.flat, *how, *steps)
+        d_x, d_h_0, d_c_0 = core.backward_layers(*given, parameters.flat, *how, *steps, course.order)
     return Slopes(d_x, d_h_0, d_c_0, *steps)
 
 

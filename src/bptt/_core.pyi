@@ -116,7 +116,7 @@ def forward_layers(
     seeds: list[int] | None = None,
     first_step: int = 0,
     order: _Array | None = None,
-) -> tuple[_Array, _Array, _Array | None, _Array | None, _Array | None]: ...
+) -> tuple[_Array, _Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None]: ...
 def backward_layers(
     cell: Cell,
     threads: int,
@@ -142,6 +142,7 @@ def backward_layers(
     d_cells: _Array | None = None,
     clipped: _Array | None = None,
     norms: _Array | None = None,
+    order: _Array | None = None,
 ) -> tuple[_Array | None, _Array, _Array | None]: ...
 def move(
     threads: int,

@@ -507,7 +507,7 @@ cdef object array_of(const bptt_problem *p, int axes, int64_t a, int64_t b, int6
 cdef Block layers_of(Cell cell, int threads, list parameters, list packs, x, bptt_problem **first):
     """Return the memory of problems, one after another, with sizes and weights of the layers of a stack."""
     cdef int64_t n, L = len(parameters if packs is None else packs)
-    cdef Block block = take_block(L * (sizeof(bptt_problem) + sizeof(bptt_stage)))
+    cdef Block block = take_block(L * sizeof(bptt_problem) + (L + 2) * sizeof(bptt_stage))
     cdef bptt_problem *p = <bptt_problem *>block.memory
     if L == 0:
         raise ValueError("parameters: expected at least one layer")
@@ -525,89 +525,120 @@ cdef Block layers_of(Cell cell, int threads, list parameters, list packs, x, bpt
     return block
 
 
-cdef int run_layers(bptt_problem *p, int64_t L, bptt_op op) except -1:
-    """Run the problems that `layers_of` gave, backward from the last."""
+cdef int run_layers(bptt_problem *p, int64_t L, bptt_op op, const bptt_move *before, const bptt_move *after) except -1:
+    """Run the problems that `layers_of` gave, backward from the last, and moves before and after them."""
     cdef bptt_stage *stages = <bptt_stage *>(p + L)
+    cdef bptt_stage *stage = stages
     cdef Block workspace
     cdef int64_t n, nbytes = 0, most = 0
     cdef double work = 0
     if p.B == 0:
         return 0  # there is nothing to fill, however many steps
-    memset(stages, 0, L * sizeof(bptt_stage))
+    memset(stages, 0, (L + 2) * sizeof(bptt_stage))
+    if before.to != NULL:
+        stage.op, stage.move = BPTT_MOVE, before
+        stage += 1
     for n in range(L):
-        stages[n].op, stages[n].first = op, p + (n if op == BPTT_FORWARD else L - 1 - n)
+        stage.op, stage.first = op, p + (n if op == BPTT_FORWARD else L - 1 - n)
+        stage += 1
         p[n].split, p[n].hoist = hint.split, hint.hoist
         raise_status(bptt_workspace(p + n, op, &nbytes))
         most, work = max(most, nbytes), work + work_of(p + n)
     workspace = take_block(most)
     for n in range(L):
         lend(p + n, workspace)
-    return carry_out(stages, L, work)
+    if after.to != NULL:
+        stage.op, stage.move = BPTT_MOVE, after
+        stage += 1
+    return carry_out(stages, stage - stages, work)
+
+
+cdef void fill_move(bptt_move *m, const bptt_problem *p, int64_t N, void *to, void *source, const int64_t *order,
+                    bint back) noexcept:
+    """The move of a sequence (T,B,N) into an order of its rows, or back; without `to` there is none."""
+    memset(m, 0, sizeof(bptt_move))
+    m.T, m.B, m.N, m.kind, m.threads = p.T, p.B, N, p.dtype, p.threads
+    m.to_step = m.from_step = p.B * N
+    m.to_row = m.from_row = N
+    m.to, m.source, m.order, m.back, m.lengths = to, source, order, back, p.lengths
 
 
 def forward_layers(Cell cell, int threads, list parameters, list packs, x, h_0, c_0, bint keep, lengths=None,
                    resets=None, list seeds=None, int64_t first_step=0, order=None):
     """Run a sequence through a stack of layers in one direction, into new arrays.
 
-    Returns the output (T,B,W), or to `keep` for the backward pass that of every layer (L,T,B,W); h_n (L,B,W) and c_n
-    (L,B,H); cells (L,T,B,H) and gates (L,T,B,4,H) if they are kept; None for what the cell does not have. The arguments
-    are those of `forward_call`, lists those of the layers. With lengths row b may stand at row order[b] of x and of the
-    output, and of nothing else, if nothing is kept.
+    Returns the output (T,B,W), h_n (L,B,W) and c_n (L,B,H), and to `keep` for the backward pass x, outputs (L,T,B,W),
+    cells (L,T,B,H) and gates (L,T,B,4,H); None for what the cell does not have or is not kept. The arguments are those
+    of `forward_call`, lists those of the layers. With lengths row b may stand at row order[b] of x and of the output; of
+    all else, what is kept of x too, rows stand as they run.
     """
     cdef bptt_problem *p
     cdef bptt_problem *q
+    cdef bptt_move before, after
     cdef Block block = layers_of(cell, threads, parameters, packs, x, &p), between = None
     cdef int64_t n, L = len(parameters if packs is None else packs), T = p.T, B = p.B, H = p.H, W = width(p)
     cdef int64_t nbytes = real_bytes(p)
+    cdef const int64_t *places = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
     cdef char *outputs
-    c_n = cells = gates = None
-    output, h_n = array_of(p, 4, L, T, B, W) if keep else array_of(p, 3, T, B, W), array_of(p, 3, L, B, W)
+    hidden = c_n = cells = gates = None
+    h_n = array_of(p, 3, L, B, W)
     if p.cell == BPTT_LSTM:
         c_n = array_of(p, 3, L, B, H)
-        if keep:
-            cells = array_of(p, 4, L, T, B, H)
+        cells = array_of(p, 4, L, T, B, H) if keep else None
     if keep and p.cell != BPTT_RNN:
         gates = array_of(p, 5, L, T, B, 4, H)
-    if not keep and L > 1:
-        between = take_block(min(L - 1, 2) * T * B * W * nbytes)
     fill_rows(p, L, lengths, resets, seeds, first_step)
-    p.x = take(x, p.dtype, T * B * p.I, "x")
     fill_states(p, L, h_0, c_0)
-    outputs = <char *>cnp.PyArray_DATA(output)
+    p.x = take(x, p.dtype, T * B * p.I, "x")
+    fill_move(&before, p, p.I, NULL, p.x, places, False)
+    fill_move(&after, p, 0, NULL, NULL, NULL, False)
+    if keep:
+        hidden = array_of(p, 4, L, T, B, W)
+        output = hidden[L - 1] if order is None else array_of(p, 3, T, B, W)
+        outputs = <char *>cnp.PyArray_DATA(hidden)
+        if order is not None:
+            x = array_of(p, 3, T, B, p.I)
+            p.x = before.to = data_of(x)
+    else:
+        output = array_of(p, 3, T, B, W)
+        if L > 1:
+            between = take_block(min(L - 1, 2) * T * B * W * nbytes)
+        outputs = NULL if between is None else <char *>between.memory
+        p.x_order = places
     for n in range(L):
         q = p + n
         q.h_n, q.c_n = at(cnp.PyArray_DATA(h_n), n, B * W, nbytes), at(data_of(c_n), n, B * H, nbytes)
         q.cells, q.gates = at(data_of(cells), n, T * B * H, nbytes), at(data_of(gates), n, 4 * T * B * H, nbytes)
-        if keep:
-            q.output = at(outputs, n, T * B * W, nbytes)
-        else:
-            q.output = outputs if n == L - 1 else at(between.memory, n % 2, T * B * W, nbytes)
+        q.output = at(outputs, n if keep else n % 2, T * B * W, nbytes)
         if n:
             q.x = p[n - 1].output
     if order is not None:
-        if keep:
-            raise ValueError("order: expected None where something is kept")
-        p.x_order = p[L - 1].copy_order = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
-        p[L - 1].copy, p[L - 1].output = p[L - 1].output, NULL
-    run_layers(p, L, BPTT_FORWARD)
-    return output, h_n, c_n, cells, gates
+        q.copy, q.copy_order = data_of(output), places
+    if not keep:
+        q.output = data_of(output) if order is None else NULL
+    run_layers(p, L, BPTT_FORWARD, &before, &after)
+    return output, h_n, c_n, x if keep else None, hidden, cells, gates
 
 
 def backward_layers(Cell cell, int threads, list parameters, x, h_0, c_0, hidden, cells, gates, d_output, d_h_n, d_c_n,
                     bint of_x, flat, lengths=None, resets=None, list seeds=None, int64_t first_step=0,
-                    tuple step_clip=None, tuple truncate=None, d_hidden=None, d_cells=None, clipped=None, norms=None):
+                    tuple step_clip=None, tuple truncate=None, d_hidden=None, d_cells=None, clipped=None, norms=None,
+                    order=None):
     """Backpropagate through a stack of layers in one direction, into new arrays.
 
     Takes what `forward_layers` kept. Returns d_x (T,B,I), or None unless `of_x`, d_h_0 (L,B,W) and d_c_0 (L,B,H), None
     where there is no cell state; and fills `flat`, the gradients of all parameters one after the other, and what else is
-    given of what `backward_call` takes, with a first axis of layers.
+    given of what `backward_call` takes, with a first axis of layers. With an order row b stands at row order[b] of
+    d_output and d_x; of all else rows stand as they run.
     """
     cdef bptt_problem *p
     cdef bptt_problem *q
+    cdef bptt_move before, after
     cdef double[3] bounds
-    cdef Block block = layers_of(cell, threads, parameters, None, x, &p), between = None
+    cdef Block block = layers_of(cell, threads, parameters, None, x, &p), between = None, moved = None, ran = None
     cdef int64_t n, L = len(parameters), T = p.T, B = p.B, H = p.H, W = width(p), nbytes = real_bytes(p), count = 0
     cdef int64_t state = L * B * H, row = L * B * W
+    cdef const int64_t *places = <const int64_t *>take_as(order, cnp.NPY_INT64, B, "order")
     cdef void *given[9]
     cdef char *start
     fill_rows(p, L, lengths, resets, seeds, first_step)
@@ -639,9 +670,19 @@ def backward_layers(Cell cell, int threads, list parameters, x, h_0, c_0, hidden
             p[n - 1].d_output = q.d_x
         fill_way(q, bounds, step_clip, truncate)
     p.d_x = data_of(d_x)
-    q = p + L - 1
     q.d_output = take_rows(d_output, number_of(p.dtype), T, B, W, "d_output", &q.d_output_step, &q.d_output_row)
-    run_layers(p, L, BPTT_BACKWARD)
+    fill_move(&before, p, W, NULL, q.d_output, places, False)
+    fill_move(&after, p, p.I, NULL, NULL, places, True)
+    if order is not None and d_output is not None:
+        moved = take_block(T * B * W * nbytes)
+        before.from_step, before.from_row = q.d_output_step, q.d_output_row
+        q.d_output = before.to = moved.memory
+        q.d_output_step = q.d_output_row = 0
+    if order is not None and of_x:
+        ran = take_block(T * B * p.I * nbytes)
+        after.source, after.to = ran.memory, p.d_x
+        p.d_x = ran.memory
+    run_layers(p, L, BPTT_BACKWARD, &before, &after)
     return d_x, d_h_0, d_c_0
 
 

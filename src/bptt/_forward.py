@@ -63,8 +63,8 @@ def infer(
     h_0, c_0 = course.sorted(h_0), course.sorted(c_0)
     if one_way(layout, x, False):
         given = weights, packs, x, h_0, c_0
-        output, h_n, c_n, _, _ = through_all(core, layout, *given, course, [], keep=False)
-        return output, course.unsorted(h_n), course.unsorted(c_n)
+        output, h_n, c_n, *_ = through_all(core, layout, *given, course, [], keep=False)
+        return output, h_n, c_n
     program = Program(core, layout)
     return through_layers(program, weights, packs, x, course.order, h_0, c_0, course, None)
 
@@ -85,12 +85,12 @@ def forward(
 
     With `recompute` only the output is kept, and the cell states before blocks of so many steps.
     """
-    if course.order is None and not recompute and not masks and one_way(layout, x, True):
+    h_0, c_0 = course.sorted(h_0), course.sorted(c_0)
+    if not recompute and not masks and one_way(layout, x, True):
         given = weights, None, x, h_0, c_0
-        hidden, h_n, c_n, cells, gates = through_all(core, layout, *given, course, seeds, keep=True)
-        inputs = [x, *hidden[:-1]] if layout.layers > 1 else [x]
-        kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course)
-        return hidden[-1], h_n, c_n, kept
+        *results, first, hidden, cells, gates = through_all(core, layout, *given, course, seeds, keep=True)
+        inputs = [first, *hidden[:-1]] if layout.layers > 1 else [first]
+        return *results, Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course)
     N, T, B, H = layout.parts, *x.shape[:2], layout.hidden_size
     dtype, saved, has_c = layout.dtype, layout.saved, layout.has_cell_state
     hidden, cells, gates, starts = empty((N, T, B, layout.width), dtype), None, None, None
@@ -102,7 +102,7 @@ def forward(
         cells = empty((N, T, B, H), dtype) if has_c else None
         gates = empty((N, T, B, saved, H), dtype)
     program = Program(core, layout)
-    x, h_0, c_0 = course.moved(program, x), course.sorted(h_0), course.sorted(c_0)
+    x = course.moved(program, x)
     inputs = [x, *new_inputs(layout, hidden, masks)] if layout.layers > 1 else [x]
     kept = Kept(inputs, h_0, c_0, hidden, cells, gates, masks, seeds, course, 0, starts)
     return *through_layers(program, weights, None, x, None, h_0, c_0, course, kept), kept
@@ -129,15 +129,16 @@ def through_all(
     *,
     keep: bool,
 ) -> Any:
-    """Run layers in one direction one after the other, states as rows run.
+    """Run layers in one direction one after the other; h_0 and c_0 as rows run.
 
-    The core makes what it fills, in half the time. Returns the output, or to `keep`, if rows run as they
-    came, that of all layers; h_n, c_n; and cells and gates then.
+    The core makes what it fills, in half the time. Returns output, h_n and c_n, and to `keep` the input,
+    outputs of all layers, cells and gates as rows run.
     """
     given = cell_of(core, layout.cell), get_num_threads(), weights, packs, x, h_0, c_0, keep
     if course is ALL_STEPS and not seeds:
         return core.forward_layers(*given)
-    return core.forward_layers(*given, *course.of(0), seeds, 0, course.order)
+    output, h_n, c_n, *kept = core.forward_layers(*given, *course.of(0), seeds, 0, course.order)
+    return output, course.unsorted(h_n), course.unsorted(c_n), *kept
 
 
 def through_layers(

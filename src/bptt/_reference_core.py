@@ -224,14 +224,12 @@ def forward_layers(
     seeds: list[int] | None = None,
     first_step: int = 0,
     order: Array | None = None,
-) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+) -> tuple[Array, Array, Array | None, Array | None, Array | None, Array | None, Array | None]:
     """Run `forward` of every layer of a stack in one direction, into new arrays.
 
-    Returns the output, or to `keep` that of every layer; h_n and c_n; cells and gates if they are kept. Row b
-    may stand at row order[b] of x and of the output, if nothing is kept.
+    Returns output, h_n and c_n, and to `keep` x, outputs of all layers, cells and gates. Row b may stand at
+    row order[b] of x and of the output.
     """
-    if keep and order is not None:
-        raise ValueError("order: expected None where something is kept")
     all_weights = [packed.parameters for packed in packs] if packs is not None else parameters
     assert all_weights is not None
     weights, (T, B, _), has_c = _named(all_weights[0]), x.shape, cell.kind == "LSTM"
@@ -241,18 +239,16 @@ def forward_layers(
     c_n = np.empty((L, B, H), x.dtype) if has_c else None
     cells = np.empty((L, T, B, H), x.dtype) if keep and has_c else None
     gates = np.empty((L, T, B, 4, H), x.dtype) if keep and cell.kind != "RNN" else None
-    x = x if order is None else x[:, order]
+    given = x = x if order is None else _moved(x, order, lengths)
     for n in range(L if B else 0):
         tape = _at(h_0, n), _at(c_0, n), hidden[n], h_n[n], _at(c_n, n), _at(cells, n), _at(gates, n)
         how = lengths, resets, seeds[n] if seeds else None, first_step
         forward(cell, threads, all_weights[n], None, x, *tape, *how)
         x = hidden[n]
+    output = hidden[-1] if order is None else _moved(hidden[-1], order, lengths, back=True)
     if keep:
-        return hidden, h_n, c_n, cells, gates
-    output = hidden[-1].copy()
-    if order is not None:
-        output[:, order] = hidden[-1]
-    return output, h_n, c_n, None, None
+        return output, h_n, c_n, given, hidden, cells, gates
+    return output, h_n, c_n, None, None, None, None
 
 
 def backward_layers(
@@ -280,13 +276,17 @@ def backward_layers(
     d_cells: Array | None = None,
     clipped: Array | None = None,
     norms: Array | None = None,
+    order: Array | None = None,
 ) -> tuple[Array | None, Array, Array | None]:
     """Run `backward` of every layer of a stack, the last first.
 
-    Returns new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` takes the gradients of all parameters.
+    Returns new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` takes the gradients of all parameters. Row b
+    stands at row order[b] of d_output and d_x.
     """
     L, _, B, W = hidden.shape
-    d_x, d_h_0 = None, np.empty((L, B, W), x.dtype)
+    d_x, d_h_0 = np.empty(x.shape, x.dtype) if of_x else None, np.empty((L, B, W), x.dtype)
+    if order is not None and d_output is not None:
+        d_output = _moved(d_output, order, lengths)
     d_c_0 = None if cells is None else np.empty((L, B, cells.shape[-1]), x.dtype)
     arrays = [array for part in parameters for array in part if array is not None]
     starts = [0, *np.cumsum([array.size for array in arrays])]
@@ -302,7 +302,9 @@ def backward_layers(
         given: Any = *tape, *errors, *filled, *how, step_clip, _at(clipped, n), _at(norms, n)
         backward(cell, threads, parameters[n], *given)
         d_output = d_x
-    return np.empty(x.shape, x.dtype) if of_x and not B else d_x, d_h_0, d_c_0
+    if order is not None and d_x is not None:
+        d_x = _moved(d_x, order, lengths, back=True)
+    return d_x, d_h_0, d_c_0
 
 
 def move(
@@ -372,6 +374,13 @@ def flow(norms: NDArray[np.float64], state: int) -> tuple[NDArray[np.float64], N
 def _named(parameters: Parameters | None) -> dict[str, Array]:
     assert parameters is not None
     return {n: array for n, array in zip(_NAMES, parameters, strict=False) if array is not None}
+
+
+def _moved(array: Array, order: Array, lengths: Array | None, back: bool = False) -> Array:
+    """Return a sequence in an order of its rows, or back, with zeros past their ends."""
+    to = np.empty(array.shape, array.dtype)
+    run(move(1, to, array, None, lengths, False, False, order, back))
+    return to
 
 
 def _at(parts: Array | None, n: int) -> Array | None:
