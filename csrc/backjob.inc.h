@@ -38,7 +38,7 @@ typedef struct {
   REAL *carry; /* (B, H), carry_at(): what step t gets of step t+1 past weight_hh: at c, or at h */
   int64_t second_dz, second_carry; /* numbers before those of the second part */
   REAL *strip; /* without tiles: one packed panel of `depth` rows for each thread */
-  REAL *packed; /* pack_gates() of all threads, OUTER_GATES rows apart */
+  REAL *packed; /* likewise: pack_gates() of all threads, OUTER_GATES rows apart */
   int64_t packed_rows; /* of all threads together */
   REAL *zero; /* (H or W) */
   REAL *dh; /* (chunk, B, dh_pitch): gradients that go into the projection; padded as dz */
@@ -92,8 +92,8 @@ ONCE NAME(sums) NAME(block_sums)(const bptt_problem *p, int64_t W, int64_t turne
   return block;
 }
 
-/* Numbers in a row of the turned gradients of weights; 0: they are not turned. Fewer tokens do not pay for turning
- * back, but what `sums` hold is laid out alike for any. */
+/* Numbers in a row of the turned gradients of weights; 0: they are not turned, nor are those on tiles. Fewer tokens do
+ * not pay for turning back, but what `sums` hold is laid out alike for any. */
 static int64_t NAME(turned_pitch)(const bptt_problem *p, int tiled, int64_t tokens) {
   int turned = p->d_weight_hh && !tiled && (p->I + p->H + width_of(p)) * (int64_t)sizeof(REAL) <= MOST_TURNED;
   return turned && tokens >= LEAST_TURNED ? ceil_div(GATES * p->H, LANES) * LANES : 0;

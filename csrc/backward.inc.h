@@ -3,8 +3,8 @@
  * Truncated, blocks of steps are walked one after the other, since nothing crosses from one to another; else all is one
  * block. Inside a block time is walked in chunks from the last to the first. Inside a chunk the recursion (L11)-(L18)
  * fills dz; after it dx and the gradients of the weights are products over the chunk's tokens while dz is still in
- * cache. The tape is only read. A chunk's length depends on the shape and the dtype alone, so the bits of a sum over
- * tokens do not depend on threads.
+ * cache. The tape is only read. A chunk's length depends on the shape, the dtype and whether there are tiles, so the
+ * bits of a sum over tokens do not depend on threads.
  */
 
 /* Zeros for what is asked of rows past their length: this thread's units. */

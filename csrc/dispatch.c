@@ -27,16 +27,23 @@ static int can_avx512(void) {
 #if defined(BPTT_AMX)
 extern const bptt_variant bptt_variant_amx;
 
-/* The registers are 8 KB, which Linux gives to a process that asks: it refuses one that has a signal stack too small
- * for them. Asked once, as what was given stays. */
+enum { SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+
 static int can_amx(void) {
-  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILES = 1 << 24 };
-  static atomic_int known; /* 1: no; 2: yes */
+  enum { BF16 = 1 << 22, TILES = 1 << 24 };
+  unsigned a, b, c, d = 0;
+  uint64_t saved = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILES) && can_avx512() &&
+         !syscall(SYS_arch_prctl, SUPPORTED, &saved) && (saved >> TILE_DATA & 1);
+}
+
+/* The registers are 8 KB, which Linux gives to a process that asks: it refuses one that has a signal stack too small
+ * for them, and smaller signal stacks from then on. So a process that does not run this variant does not ask. */
+static int ask_for_amx(void) {
+  static atomic_int known; /* 1: no; 2: yes, which stays */
   int answer = atomic_load_explicit(&known, memory_order_relaxed);
   if (!answer) {
-    unsigned a, b, c, d = 0;
-    int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILES);
-    answer = 1 + (has && can_avx512() && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA));
+    answer = 1 + !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
     atomic_store_explicit(&known, answer, memory_order_relaxed);
   }
   return answer == 2;
@@ -52,18 +59,19 @@ static int can_always(void) {
 
 static const struct {
   const bptt_variant *variant;
-  int (*can_run)(void);
+  int (*can_run)(void); /* whether CPU and OS have it */
+  int (*ask)(void); /* before it runs, for leave; or NULL */
 } table[] = {
 #if defined(__x86_64__)
 #if defined(BPTT_AMX)
-    {&bptt_variant_amx, can_amx},
+    {&bptt_variant_amx, can_amx, ask_for_amx},
 #endif
-    {&bptt_variant_avx512, can_avx512},
-    {&bptt_variant_avx2, can_avx2},
+    {&bptt_variant_avx512, can_avx512, NULL},
+    {&bptt_variant_avx2, can_avx2, NULL},
 #elif defined(__aarch64__)
-    {&bptt_variant_neon, can_always},
+    {&bptt_variant_neon, can_always, NULL},
 #endif
-    {&bptt_variant_baseline, can_always},
+    {&bptt_variant_baseline, can_always, NULL},
 };
 
 enum { TABLE_SIZE = sizeof table / sizeof table[0] };
@@ -78,18 +86,34 @@ int bptt_prefetches_any_page(void) {
 
 static _Atomic(const bptt_variant *) active;
 
-const bptt_variant *bptt_usable_variant(int rank) {
+/* The row of that rank among those that CPU and OS have; or -1. */
+static int row_of(int rank) {
   for (int row = 0; row < TABLE_SIZE; row++)
     if (table[row].can_run() && rank-- == 0)
-      return table[row].variant;
-  return NULL;
+      return row;
+  return -1;
+}
+
+/* Its variant, if it may run. */
+static const bptt_variant *entered(int row) {
+  return row >= 0 && (!table[row].ask || table[row].ask()) ? table[row].variant : NULL;
+}
+
+const bptt_variant *bptt_usable_variant(int rank) {
+  return entered(row_of(rank));
+}
+
+static const bptt_variant *best(void) {
+  const bptt_variant *variant = NULL;
+  for (int row = 0; row < TABLE_SIZE && !variant; row++)
+    variant = table[row].can_run() ? entered(row) : NULL;
+  return variant;
 }
 
 static const bptt_variant *named(const char *name) {
-  const bptt_variant *variant;
-  for (int rank = 0; (variant = bptt_usable_variant(rank)); rank++)
-    if (!strcmp(variant->name, name))
-      return variant;
+  for (int row = 0; row < TABLE_SIZE; row++)
+    if (!strcmp(table[row].variant->name, name))
+      return table[row].can_run() ? entered(row) : NULL;
   return NULL;
 }
 
@@ -97,7 +121,7 @@ const bptt_variant *bptt_dispatch(void) {
   const bptt_variant *variant = atomic_load_explicit(&active, memory_order_acquire);
   if (!variant) {
     const char *forced = getenv("BPTT_VARIANT");
-    variant = forced && *forced ? named(forced) : bptt_usable_variant(0);
+    variant = forced && *forced ? named(forced) : best();
     atomic_store_explicit(&active, variant, memory_order_release);
   }
   return variant;
@@ -105,14 +129,14 @@ const bptt_variant *bptt_dispatch(void) {
 
 int bptt_variant_count(void) {
   int count = 0;
-  while (bptt_usable_variant(count))
+  while (row_of(count) >= 0)
     count++;
   return count;
 }
 
 const char *bptt_variant_name(int rank) {
-  const bptt_variant *variant = rank < 0 ? NULL : bptt_usable_variant(rank);
-  return variant ? variant->name : NULL;
+  int row = rank < 0 ? -1 : row_of(rank);
+  return row < 0 ? NULL : table[row].variant->name;
 }
 
 const char *bptt_active_variant(void) {
@@ -123,13 +147,13 @@ const char *bptt_active_variant(void) {
 int bptt_active_rank(void) {
   const bptt_variant *variant = bptt_dispatch();
   int rank = 0;
-  while (variant && bptt_usable_variant(rank) != variant)
+  while (variant && table[row_of(rank)].variant != variant)
     rank++;
   return variant ? rank : -1;
 }
 
 bptt_status bptt_use_variant(const char *name) {
-  const bptt_variant *variant = name ? named(name) : bptt_usable_variant(0);
+  const bptt_variant *variant = name ? named(name) : best();
   if (!variant)
     return BPTT_BAD_VARIANT;
   atomic_store_explicit(&active, variant, memory_order_release);

@@ -49,7 +49,8 @@ bptt_status bptt_check(const bptt_problem *p, bptt_op op, const bptt_kernels **k
  * BPTT_VARIANT names one that cannot run. */
 const bptt_variant *bptt_dispatch(void);
 
-/* The variant of that rank among those that this machine can run, or NULL. */
+/* The variant of that rank among those that this machine can run; NULL where there is none, or the system does not give
+ * it what it needs. */
 const bptt_variant *bptt_usable_variant(int rank);
 
 #endif

@@ -92,7 +92,8 @@ static void NAME(tiled_input_gradient)(const NAME(backward_job) * job, int rank,
       if (++b == batch.end)
         b = batch.begin, t++;
     }
-    job->tiles->against(&product, columns, job->rooms + rank * job->tile_room);
+    if (product.count)
+      job->tiles->against(&product, columns, job->rooms + rank * job->tile_room);
   }
 }
 

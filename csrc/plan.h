@@ -16,8 +16,8 @@ enum {
   IN_GROUPS_FOR_A_ROW = 10000, /* and so many for each batch row, as adding two groups up takes as long for any */
   MOST_TURNED = 800, /* bytes of I + H + W numbers up to which the gradients of weights are summed turned, */
   LEAST_TURNED = 512, /* from so many tokens on: fewer do not pay for turning them back */
-  LEAST_EACH = 128, /* tokens of a chunk that make a share of its dx there */
-  LEAST_TILED = 24, /* hidden units, and inputs, from which tiles pay (tiles.h) */
+  LEAST_EACH = 128, /* tokens of a chunk that make a share of its dx on tiles (tiles.h) */
+  LEAST_TILED = 24, /* hidden units, and inputs, from which tiles pay */
   CHUNK_TOKENS = 256, /* tokens in a chunk of the backward pass, and in one chain of a sum over tokens; or twice that */
   MOST_TOKENS = 2 * CHUNK_TOKENS,
   LEAST_LISTED = 8 << 20, /* bytes of gates from which on their lines are asked for before they are written */

@@ -1,5 +1,5 @@
 /* Products on registers that hold whole tiles, for the variants that have them: float32 numbers in pieces, as exact as
- * a chain of fused multiply-adds and two to three times as fast (tiles.inc.h). */
+ * a chain of fused multiply-adds and up to twice as fast (tiles.inc.h). */
 #ifndef BPTT_TILES_H
 #define BPTT_TILES_H
 
@@ -24,7 +24,8 @@ typedef struct {
 } bptt_against;
 
 typedef struct {
-  /* Bytes that a thread needs for products with so many columns, over so many tokens or numbers of a row. */
+  /* Bytes that a thread needs for products with so many columns, of one array or of two together, over so many tokens
+   * or numbers of a row. */
   int64_t (*room)(int64_t columns, int64_t depth);
   /* dw += dz^T rows over `depth` tokens, gate rows `gates` of one or two arrays; fresh: in their place. With `bias`
    * sums of dz as well, as pack_gates() makes them. Reads up to a line past the last gate. */

@@ -9,7 +9,9 @@
  * Tiles have 16 rows of 16 pairs of numbers, and 16 rows of 16 sums. One step takes DEEP numbers of a row: pair n is
  * number n and number n + 16, on both sides. The order of a sum, whatever the shape: steps from the first to the last,
  * in each the six products of pieces (high, low), (high, middle), (high, high), (middle, high), (middle, middle), (low,
- * high), and in each of these the pairs.
+ * high). In each of these the processor goes through the first numbers of all pairs in one chain of fused multiply-adds
+ * from zero, through the second ones in another, and adds the two, and then that to the sum. What is below 2^-126 on
+ * the way, a product too, counts as zero.
  */
 #include "inlining.h"
 #include "tiles.h"
@@ -138,19 +140,20 @@ NOINLINE void pack_straight(char *to, int tiles, const float *const *rows, int c
 }
 
 /* `steps` steps of M tiles of rows against N tiles of columns; goes_on: onto what stands there. GCC takes a load of a
- * tile for one without effect on memory, and may move what is written past it. */
+ * tile for one without effect on memory, and may move what is written past it; some of its headers put a pointer
+ * behind a cast without parentheses. */
 INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, const char *b, int64_t steps) {
 #define LEFT(piece)                                                                                                    \
   do {                                                                                                                 \
-    _tile_loadd(4, a + (piece) * M * TILE, 64);                                                                        \
+    _tile_loadd(4, (a + (piece) * M * TILE), 64);                                                                      \
     if (M > 1)                                                                                                         \
-      _tile_loadd(5, a + ((piece) * M + 1) * TILE, 64);                                                                \
+      _tile_loadd(5, (a + ((piece) * M + 1) * TILE), 64);                                                              \
   } while (0)
 #define RIGHT(piece)                                                                                                   \
   do {                                                                                                                 \
-    _tile_loadd(6, b + (piece) * N * TILE, 64);                                                                        \
+    _tile_loadd(6, (b + (piece) * N * TILE), 64);                                                                      \
     if (N > 1)                                                                                                         \
-      _tile_loadd(7, b + ((piece) * N + 1) * TILE, 64);                                                                \
+      _tile_loadd(7, (b + ((piece) * N + 1) * TILE), 64);                                                              \
   } while (0)
 #define PRODUCT                                                                                                        \
   do {                                                                                                                 \
@@ -167,11 +170,11 @@ INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, con
   if (goes_on) {
     _tile_loadd(0, sums, N * 64);
     if (N > 1)
-      _tile_loadd(1, sums + SIDE, N * 64);
+      _tile_loadd(1, (sums + SIDE), N * 64);
     if (M > 1)
       _tile_loadd(2, below, N * 64);
     if (M > 1 && N > 1)
-      _tile_loadd(3, below + SIDE, N * 64);
+      _tile_loadd(3, (below + SIDE), N * 64);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -196,11 +199,11 @@ INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, con
   }
   _tile_stored(0, sums, N * 64);
   if (N > 1)
-    _tile_stored(1, sums + SIDE, N * 64);
+    _tile_stored(1, (sums + SIDE), N * 64);
   if (M > 1)
     _tile_stored(2, below, N * 64);
   if (M > 1 && N > 1)
-    _tile_stored(3, below + SIDE, N * 64);
+    _tile_stored(3, (below + SIDE), N * 64);
   __asm__ volatile("" : : : "memory");
 #undef LEFT
 #undef RIGHT
@@ -331,7 +334,7 @@ static void outer(const bptt_outer *to, int count, range gates, int fresh, const
       outer_group(strips, filled, gates, fresh, dz, offset, depth, bias);
       filled = 0, bias = NULL;
     }
-  if (filled)
+  if (filled || bias) /* also of no columns */
     outer_group(strips, filled, gates, fresh, dz, offset, depth, bias);
   _tile_release();
 }

@@ -414,3 +414,27 @@ def test_no_memory_is_a_memory_error_and_the_next_call_works(backend):
     with pytest.raises(MemoryError):
         bptt.LSTM(2**45, H)
     np.testing.assert_array_equal(layer(x, state)[0], expected)
+
+
+@pytest.mark.parametrize("name", bptt.variants() or (None,))
+@pytest.mark.parametrize("H", [7, 24, 40])
+@pytest.mark.parametrize("make", [bptt.LSTM, bptt.GRU, bptt.RNN])
+def test_no_inputs(make, H, name):
+    """Biases alone drive it, and each has its gradient, wherever its memory has been before."""
+    layer, x = make(0, H, seed=H), np.zeros((9, 5, 0), np.float32)
+    errors = np.random.default_rng(0).standard_normal((9, 5, H)).astype(np.float32)
+    with bptt.backend("reference"):
+        expected = layer.backward(layer.forward(x), errors).parameters.flat
+    before = bptt.active_variant()
+    if name:
+        bptt.use_variant(name)
+    try:
+        tape = layer.forward(x)
+        for _ in range(3):
+            found = layer.backward(tape, errors).parameters.flat
+            np.testing.assert_allclose(found, expected, 1e-4, 1e-5)
+            found[...] = np.nan  # what the next one may be given
+            del found
+    finally:
+        if name:
+            bptt.use_variant(before)

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+import bptt
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="wants a POSIX system")
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wants /proc")
 LIMIT = 60  # seconds
@@ -399,3 +401,50 @@ def test_import_orders(other, first):
     run_python(
         f"bptt.set_num_threads(2)\ncheck()\n{use}\ncheck()\n{use}\ncheck()\n", f"{use}\n" if first else ""
     )
+
+
+@pytest.mark.parametrize("name", bptt.variants())
+@LINUX
+def test_only_a_variant_that_wants_them_asks_for_registers(name):
+    """Linux gives a process the registers of AMX when it asks, and then refuses small signal stacks."""
+    script = """
+        import ctypes
+        def permitted():
+            mask, arch_prctl, get_permissions = ctypes.c_uint64(0), 158, 0x1022
+            failed = ctypes.CDLL(None).syscall(arch_prctl, get_permissions, ctypes.byref(mask))
+            return not failed and bool(mask.value >> 18 & 1)
+
+        check()
+        bptt.show_config()
+        names, active = bptt.variants(), bptt.active_variant()
+        assert os.uname().machine != "x86_64" or permitted() == (active == "amx"), active
+        if "amx" in names:
+            bptt.use_variant("amx")
+            assert permitted()
+    """
+    run_python(script, BPTT_VARIANT=name)
+
+
+@LINUX
+@pytest.mark.skipif("amx" not in bptt.variants(), reason="no tiles here")
+def test_a_small_signal_stack_keeps_tiles_away():
+    """The next best variant runs; a process that wants tiles by name is told."""
+    small = """
+import ctypes
+stack = ctypes.create_string_buffer(8192)
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+one = Stack(ctypes.addressof(stack), 0, 8192)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(one), None) == 0
+"""
+    run_python('check(); assert bptt.active_variant() == "avx512"', small)
+    script = """
+        try:
+            bptt.use_variant("amx")
+        except ValueError as error:
+            assert "refuses this process its registers" in str(error)
+        else:
+            raise AssertionError("no error")
+        check()
+    """
+    run_python(script, small, BPTT_VARIANT="avx2")

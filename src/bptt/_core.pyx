@@ -858,6 +858,8 @@ def active_variant():
 def use_variant(str name):
     """Make calls use that variant."""
     if bptt_use_variant(name.encode()) != BPTT_OK:
+        if name in variants():
+            raise ValueError(f"name: {name!r} cannot run here, as the system refuses this process its registers")
         raise ValueError(f"name: no variant {name!r} on this machine, only {', '.join(variants())}")
 
 

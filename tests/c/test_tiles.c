@@ -1,6 +1,7 @@
 /* Products on tiles against plain sums in double precision, over odd sizes, in memory of exactly the size asked for; 77
  * where no variant of this machine has tiles. */
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -169,6 +170,65 @@ static void test_pieces(const bptt_tiles *tiles) {
   done();
 }
 
+/* What is left out has either sign: products of two numbers come out right on average. */
+static void test_average(const bptt_tiles *tiles) {
+  double away = 0, most = 0;
+  int count = 0;
+  for (int round = 0; round < 40; round++) {
+    sums s = make_sums(32, 1, 64, 32);
+    for (int n = 0; n < 32; n++)
+      s.dz[n] = 1 + (float)bits() / (1 << 24);
+    for (int64_t k = 0; k < 64; k++)
+      s.a[0][k] = 1 + (float)bits() / (1 << 24);
+    add_sums(tiles, &s, (range){0, 32}, 1);
+    for (int n = 0; n < 32; n++)
+      for (int k = 0; k < 64; k++, count++) {
+        const double product = (double)s.dz[n] * s.a[0][k], off = s.dw[0][n * 64 + k] / product - 1;
+        away += off, most = fmax(most, fabs(off));
+      }
+    done();
+  }
+  EXPECT(fabs(away / count) < 0x1p-26 && most < 0x1p-21, "on average %g of a product is left out, at most %g",
+         away / count, most);
+}
+
+/* Small products flush: those that math.md promises have their bits. */
+static void test_small(const bptt_tiles *tiles) {
+  for (int exponent = -20; exponent >= -101; exponent--) {
+    sums s = make_sums(32, 1, 64, 32);
+    const int other = exponent / 2;
+    for (int n = 0; n < 32; n++)
+      s.dz[n] = (float)ldexp(1 + (double)bits() / (1 << 24), exponent - other);
+    for (int64_t k = 0; k < 64; k++)
+      s.a[0][k] = (float)ldexp(1 + (double)bits() / (1 << 24), other);
+    add_sums(tiles, &s, (range){0, 32}, 1);
+    for (int n = 0; n < 32; n++)
+      for (int k = 0; k < 64; k++) {
+        const double product = (double)s.dz[n] * s.a[0][k];
+        EXPECT(fabs(s.dw[0][n * 64 + k] / product - 1) < 0x1p-21, "%a times %a is %a", s.dz[n], s.a[0][k],
+               s.dw[0][n * 64 + k]);
+      }
+    done();
+  }
+}
+
+/* The registers are given back: a process that is switched away from saves none of them. */
+static void test_release(const bptt_tiles *tiles) {
+#if defined(__x86_64__)
+  uint32_t used, high;
+  sums s = make_sums(40, 40, 40, 40);
+  add_sums(tiles, &s, (range){0, 40}, 1);
+  __asm__ volatile("xgetbv" : "=a"(used), "=d"(high) : "c"(1));
+  EXPECT(!(used & 3u << 17), "tiles are in use: %x", used);
+  done();
+  test_against(tiles, 5, 4, 30, 40);
+  __asm__ volatile("xgetbv" : "=a"(used), "=d"(high) : "c"(1));
+  EXPECT(!(used & 3u << 17), "tiles are in use: %x", used);
+#else
+  (void)tiles;
+#endif
+}
+
 /* What is not a number reaches its own sums, and no others. */
 static void test_not_numbers(const bptt_tiles *tiles) {
   const float values[] = {NAN, INFINITY, -INFINITY};
@@ -189,9 +249,9 @@ static void test_not_numbers(const bptt_tiles *tiles) {
 
 int main(void) {
   const bptt_variant *variant = NULL;
-  for (int rank = 0; (variant = bptt_usable_variant(rank)) && !variant->tiles;)
-    rank++;
-  if (!variant) {
+  for (int rank = 0; rank < bptt_variant_count() && !(variant && variant->tiles); rank++)
+    variant = bptt_usable_variant(rank);
+  if (!variant || !variant->tiles) {
     printf("no tiles here\n");
     return 77;
   }
@@ -202,11 +262,17 @@ int main(void) {
   }
   test_outer(variant->tiles, 40, 70, 300, 290, 0); /* more strips than a group has */
   test_outer(variant->tiles, 40, 70, 0, 33, 1);
+  test_outer(variant->tiles, 40, 70, 0, 0, 0); /* biases alone */
+  test_outer(variant->tiles, 50, 88, 0, 0, 1);
+  test_outer(variant->tiles, 33, 40, 256, 0, 1); /* as many strips as a group has */
   static const int counts[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 65};
   for (int n = 0; n < (int)(sizeof counts / sizeof *counts); n++)
     test_against(variant->tiles, counts[n], 1 + n % 4, 1 + n * 29 % 80, 1 + n * 41 % 120);
   test_against(variant->tiles, 20, 4, 150, 300); /* more numbers, and columns, than at one time */
   test_pieces(variant->tiles);
+  test_average(variant->tiles);
+  test_small(variant->tiles);
+  test_release(variant->tiles);
   test_not_numbers(variant->tiles);
   printf("%s tiles of %s: %d checks\n", failures ? "FAIL" : "ok  ", variant->name, checks);
   return failures > 0;
