@@ -29,24 +29,35 @@ extern const bptt_variant bptt_variant_amx;
 
 enum { SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
 
+/* Answers, which stay as they are: 0: not known yet; 1: no; 2: yes. A packed call asks for both, and in a virtual
+ * machine CPUID takes 15 us. */
+static atomic_int has_amx, may_amx;
+
+static int known(atomic_int *answer) {
+  return atomic_load_explicit(answer, memory_order_relaxed);
+}
+
+static int keep(atomic_int *answer, int yes) {
+  atomic_store_explicit(answer, 1 + yes, memory_order_relaxed);
+  return yes;
+}
+
 static int can_amx(void) {
   enum { BF16 = 1 << 22, TILES = 1 << 24 };
   unsigned a, b, c, d = 0;
   uint64_t saved = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILES) && can_avx512() &&
-         !syscall(SYS_arch_prctl, SUPPORTED, &saved) && (saved >> TILE_DATA & 1);
+  if (known(&has_amx))
+    return known(&has_amx) == 2;
+  return keep(&has_amx, __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILES) && can_avx512() &&
+                            !syscall(SYS_arch_prctl, SUPPORTED, &saved) && (saved >> TILE_DATA & 1));
 }
 
 /* The registers are 8 KB, which Linux gives to a process that asks: it refuses one that has a signal stack too small
  * for them, and smaller signal stacks from then on. So a process that does not run this variant does not ask. */
 static int ask_for_amx(void) {
-  static atomic_int known; /* 1: no; 2: yes, which stays */
-  int answer = atomic_load_explicit(&known, memory_order_relaxed);
-  if (!answer) {
-    answer = 1 + !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
-    atomic_store_explicit(&known, answer, memory_order_relaxed);
-  }
-  return answer == 2;
+  if (known(&may_amx))
+    return known(&may_amx) == 2;
+  return keep(&may_amx, !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA));
 }
 #endif
 #elif defined(__aarch64__)
