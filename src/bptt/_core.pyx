@@ -434,22 +434,8 @@ def forward_call(Cell cell, int threads, parameters, Packed packed, x, h_0, c_0,
     return call
 
 
-cdef int fill_errors(bptt_problem *p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped,
-                     norms) except -1:
-    cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
-    p.d_output = take_rows(d_output, number_of(p.dtype), p.T, p.B, width(p), "d_output", &p.d_output_step,
-                           &p.d_output_row)
-    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
-    p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
-    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
-    p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
-    p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
-    p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
-    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
-    return 0
-
-
 cdef int fill_way(bptt_problem *p, double *bounds, tuple step_clip, tuple truncate) except -1:
+    """How errors go back; `bounds` are to stay as long as the problem."""
     if truncate is not None:
         p.truncate_every, p.truncate_depth = truncate
     if step_clip is not None:
@@ -465,10 +451,10 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     """Return the call that backpropagates.
 
     Steps and rows of x and d_output may lie apart, or go downwards. It fills d_x, d_h_0, d_c_0, d_parameters and, if
-    given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of
-    hidden, cell, gates; clipped (T,B,3) int64: how many elements were held at them; norms (T,B,2) float64: those of the
-    rows of d_hidden and d_cells; accumulate: d_parameters are added to; truncate: k1 and k2, no larger than k1; sums:
-    what the call for the steps that follow left, where d_parameters are to be those of one call.
+    given, d_hidden (T,B,W), d_cells (T,B,H). step_clip: bounds of hidden, cell, gates; clipped (T,B,3) int64: how many
+    elements were held at them; norms (T,B,2) float64: those of the rows of d_hidden and d_cells; accumulate:
+    d_parameters are added to; truncate: k1 and k2, no larger than k1; sums: what the call for the steps that follow
+    left, where d_parameters are to be those of one call.
     """
     cdef Call call = Call.__new__(Call)
     cdef bptt_problem *p = &call.p
@@ -477,7 +463,16 @@ def backward_call(Cell cell, int threads, tuple parameters, x, h_0, c_0, output,
     fill_parameters(p, parameters, False)
     fill_parameters(p, d_parameters, True)
     fill_forward(p, x, h_0, c_0, output, None, None, cells, gates, lengths, resets, seed, first_step, True)
-    fill_errors(p, d_output, d_h_n, d_c_n, d_x, d_h_0, d_c_0, d_hidden, d_cells, clipped, norms)
+    cdef int64_t state = p.B * p.H, row = p.B * width(p), tokens = p.T * p.B
+    p.d_output = take_rows(d_output, number_of(p.dtype), p.T, p.B, width(p), "d_output", &p.d_output_step,
+                           &p.d_output_row)
+    p.d_h_n, p.d_c_n = take(d_h_n, p.dtype, row, "d_h_n"), take(d_c_n, p.dtype, state, "d_c_n")
+    p.d_x = take(d_x, p.dtype, tokens * p.I, "d_x")
+    p.d_h_0, p.d_c_0 = take(d_h_0, p.dtype, row, "d_h_0"), take(d_c_0, p.dtype, state, "d_c_0")
+    p.d_hidden = take(d_hidden, p.dtype, p.T * row, "d_hidden")
+    p.d_cells = take(d_cells, p.dtype, p.T * state, "d_cells")
+    p.clipped = <int64_t *>take_as(clipped, cnp.NPY_INT64, 3 * tokens, "clipped")
+    p.norms = <double *>take_as(norms, cnp.NPY_FLOAT64, 2 * tokens, "norms")
     p.accumulate = accumulate
     fill_way(p, call.bounds, step_clip, truncate)
     if sums is not None:
