@@ -257,12 +257,14 @@ static strip strip_at(const float *const *rows, int64_t width, int64_t column, i
                  .sums = (float *)(packed + packed_bytes(depth))};
 }
 
-/* Asks for the lines of a strip's sums, into L2. */
+/* Asks for the lines of a strip's sums, to write them: where blocks are truncated another thread has read them since,
+ * to add them up. Then 1250 us in place of 1370 at RNN 100,32,128,128, truncated to 10; __builtin_prefetch() would only
+ * ask to read. */
 static void ask_sums(const strip *s, int64_t row, int rows) {
   const float *dw = s->dw + row * s->width + s->column;
   for (int r = 0; r < rows; r++, dw += s->width)
     for (int tile = 0; tile < s->tiles; tile++)
-      __builtin_prefetch(dw + tile * SIDE, 1, 2);
+      __asm__ volatile("prefetchw (%0)" : : "r"(dw + tile * SIDE));
 }
 
 /* Sums of a strip, for some rows from `row` on, to where they belong. */
