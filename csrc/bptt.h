@@ -203,7 +203,7 @@ bptt_status bptt_flow(const double *norms, int64_t parts, int64_t T, int64_t B, 
                       double *slopes);
 
 /* Variants of the kernels: one per instruction set. */
-int bptt_variant_count(void); /* how many this machine can run */
+int bptt_variant_count(void); /* how many this machine has; the system may refuse one to a process */
 const char *bptt_variant_name(int rank); /* best first; NULL past the end */
 const char *bptt_active_variant(void); /* the one that calls use; NULL when BPTT_VARIANT cannot run here */
 int bptt_active_rank(void); /* its rank, -1 when there is none */

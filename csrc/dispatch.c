@@ -132,8 +132,10 @@ const bptt_variant *bptt_dispatch(void) {
   const bptt_variant *variant = atomic_load_explicit(&active, memory_order_acquire);
   if (!variant) {
     const char *forced = getenv("BPTT_VARIANT");
-    variant = forced && *forced ? named(forced) : best();
-    atomic_store_explicit(&active, variant, memory_order_release);
+    const bptt_variant *found = forced && *forced ? named(forced) : best();
+    /* Unless another thread has chosen one meanwhile: that stays. */
+    if (atomic_compare_exchange_strong(&active, &variant, found))
+      variant = found;
   }
   return variant;
 }

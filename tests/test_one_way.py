@@ -213,9 +213,18 @@ def test_bad_arguments_raise():
         lengths = np.array([5, 3])
         with pytest.raises(error):
             _core.forward_layers(cell, 2, weights, None, x, None, None, True, lengths, None, None, 0, bad)
+    with pytest.raises(TypeError, match="x: expected an ndarray, got NoneType"):
+        _core.forward_layers(cell, 2, weights, None, None, None, None, True)
+    with pytest.raises(TypeError, match="packs: expected what pack"):
+        _core.forward_layers(cell, 2, None, [None], x, None, None, True)
+    with pytest.raises(ValueError, match="seeds: expected one for each of 2 layers, got 1"):
+        _core.forward_layers(cell, 2, bptt.LSTM(3, 4, 2)._weights, None, x, None, None, True, None, None, [1])
+    for bad, error in ((None, TypeError), (np.float32(1), TypeError), (np.zeros((), np.float32), ValueError)):
+        with pytest.raises(error, match="weight_hh: expected"):
+            _core.forward_layers(cell, 2, [(weights[0][0], bad, *weights[0][2:])], None, x, None, None, True)
     with pytest.raises(ValueError, match="expected at least one layer"):
         _core.forward_layers(cell, 2, [], None, x, None, None, True)
-    with pytest.raises(ValueError, match="x: expected 3 axes, got 1"):
+    with pytest.raises(ValueError, match=r"x: expected 3 axes, got shape \(30,\)"):
         _core.forward_layers(cell, 2, weights, None, np.zeros(30, np.float32), None, None, True)
     for other in (
         bptt.LSTM(3, 4),
@@ -232,6 +241,7 @@ def test_bad_arguments_raise():
     for bad, error, message in (
         (np.zeros(flat.size - 1, np.float32), ValueError, f"flat: expected {flat.size} contiguous elements"),
         (np.zeros(flat.size, np.float64), TypeError, "flat: expected float32, got float64"),
+        (None, TypeError, "flat: expected an ndarray, got NoneType"),
         (np.zeros(2 * flat.size, np.float32)[::2], ValueError, f"flat: expected {flat.size} contiguous"),
     ):
         with pytest.raises(error, match=message):

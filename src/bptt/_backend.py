@@ -105,7 +105,8 @@ def variants() -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Empty if the compiled core is not there.
+        Empty if the compiled core is not there. "amx" stands here where CPU and Linux have it, though Linux
+        refuses its registers to a process with a signal stack too small for them.
 
     Examples
     --------
@@ -140,7 +141,7 @@ def use_variant(name: str) -> None:
     Raises
     ------
     ValueError
-        If there is no such variant, or this machine cannot run it.
+        If there is no such variant, this machine cannot run it, or the system refuses it to this process.
 
     Examples
     --------

@@ -93,9 +93,18 @@ cdef class Cell:
             p.proj_clip = proj_clip
 
 
+cdef cnp.ndarray checked(object array, int axes, str name):
+    """Return an array of so many axes, whose lengths can be read."""
+    if not cnp.PyArray_Check(array):
+        raise TypeError(f"{name}: expected an ndarray, got {type(array).__name__}")
+    if cnp.PyArray_NDIM(array) != axes:
+        raise ValueError(f"{name}: expected {axes} axes, got shape {array.shape}")
+    return array
+
+
 cdef int fill_sizes(bptt_problem *p, Cell cell, tuple parameters) except -1:
     weight_ih, weight_hh, _, _, _, weight_hr = parameters
-    cdef cnp.ndarray ih = weight_ih, hh = weight_hh
+    cdef cnp.ndarray ih = checked(weight_ih, 2, "weight_ih"), hh = checked(weight_hh, 2, "weight_hh")
     p[0] = cell.problem
     if cnp.PyArray_TYPE(hh) == cnp.NPY_FLOAT64:
         p.dtype = BPTT_F64
@@ -357,10 +366,9 @@ def pack(Cell cell, int threads, tuple parameters):
     return packed
 
 
-cdef int fill_steps(bptt_problem *p, cnp.ndarray x) except -1:
-    if x.ndim != 3:
-        raise ValueError(f"x: expected 3 axes, got {x.ndim}")
-    p.T, p.B = x.shape[0], x.shape[1]
+cdef int fill_steps(bptt_problem *p, object x) except -1:
+    cdef cnp.ndarray sequence = checked(x, 3, "x")
+    p.T, p.B = sequence.shape[0], sequence.shape[1]
     return 0
 
 
@@ -383,6 +391,8 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
 cdef int fill_rows(bptt_problem *p, int64_t L, lengths, resets, list seeds, int64_t first_step) except -1:
     """How rows go through time, for all problems."""
     cdef int64_t n, half = (p.B + 1) // 2
+    if seeds and len(seeds) != L:
+        raise ValueError(f"seeds: expected one for each of {L} layers, got {len(seeds)}")
     p.lengths = <const int64_t *>take_as(lengths, cnp.NPY_INT64, p.B, "lengths")
     p.dealt = p.lengths != NULL and half < p.B and p.lengths[half] > p.lengths[half - 1]
     p.resets = <const uint8_t *>take_as(resets, cnp.NPY_BOOL, p.T * p.B, "resets")
@@ -511,8 +521,10 @@ cdef Block layers_of(Cell cell, int threads, list parameters, list packs, x, bpt
         if packs is None:
             fill_sizes(p + n, cell, parameters[n])
             fill_parameters(p + n, parameters[n], False)
-        else:
+        elif isinstance(packs[n], Packed):
             p[n] = (<Packed>packs[n]).problem
+        else:
+            raise TypeError(f"packs: expected what pack() returns, got {type(packs[n]).__name__}")
         p[n].threads = threads
         fill_steps(p + n, x)
         if n and (p[n].I != width(p) or p[n].H != p.H or p[n].P != p.P or p[n].dtype != p.dtype):
@@ -623,8 +635,8 @@ def backward_layers(Cell cell, int threads, list parameters, x, h_0, c_0, hidden
 
     Takes what `forward_layers` kept. Returns d_x (T,B,I), or None unless `of_x`, d_h_0 (L,B,W) and d_c_0 (L,B,H), None
     where there is no cell state; and fills `flat`, the gradients of all parameters one after the other, and what else is
-    given of what `backward_call` takes, with a first axis of layers. With an order row b stands at row order[b] of
-    d_output and d_x; of all else rows stand as they run.
+    given of what `backward_call` takes, with a first axis of layers; without rows it fills nothing. With an order row b
+    stands at row order[b] of d_output and d_x; of all else rows stand as they run.
     """
     cdef bptt_problem *p
     cdef bptt_problem *q
@@ -645,7 +657,7 @@ def backward_layers(Cell cell, int threads, list parameters, x, h_0, c_0, hidden
         between = take_block(min(L - 1, 2) * T * B * W * nbytes)
     for n in range(L):
         count += fill_flat(p + n, NULL)
-    start = <char *>take(flat, p.dtype, count, "flat")
+    start = <char *>take(checked(flat, 1, "flat"), p.dtype, count, "flat")
     given[:] = [take(hidden, p.dtype, T * row, "hidden"), take(cells, p.dtype, T * state, "cells"),
                 take(gates, p.dtype, 4 * T * state, "gates"), take(d_h_n, p.dtype, row, "d_h_n"),
                 take(d_c_n, p.dtype, state, "d_c_n"), take(d_hidden, p.dtype, T * row, "d_hidden"),
@@ -833,7 +845,7 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 
 def variants():
-    """Return the names of the variants that this machine can run, best first."""
+    """Return the names of the variants that this machine has, best first; a process may be refused one."""
     names = []
     cdef const char *name = bptt_variant_name(0)
     while name != NULL:

@@ -280,9 +280,10 @@ def backward_layers(
 ) -> tuple[Array | None, Array, Array | None]:
     """Run `backward` of every layer of a stack, the last first.
 
-    Returns new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` takes the gradients of all parameters. Row b
-    stands at row order[b] of d_output and d_x.
+    Returns new arrays d_x, if `of_x`, d_h_0 and d_c_0; `flat` takes the gradients of all parameters, if there
+    are rows. Row b stands at row order[b] of d_output and d_x.
     """
+    assert truncate is None, "blocks come one by one"
     L, _, B, W = hidden.shape
     d_x, d_h_0 = np.empty(x.shape, x.dtype) if of_x else None, np.empty((L, B, W), x.dtype)
     if order is not None and d_output is not None:

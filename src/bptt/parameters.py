@@ -66,9 +66,12 @@ class Parameters(Mapping[str, NDArray[Any]]):
     @property
     def _views(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, made when first asked for: of gradients often only `flat` is used."""
-        if self._named is None:
-            self._named = dict(zip(self._shapes, carve(self._flat, self._shapes.values()), strict=True))
-        return self._named
+        named = self._named
+        if named is None:
+            named = self._named = dict(
+                zip(self._shapes, carve(self._flat, self._shapes.values()), strict=True)
+            )
+        return named
 
     @property
     def flat(self) -> NDArray[Any]:

@@ -201,7 +201,8 @@ int main(void) {
   };
   static const int64_t shapes[][4] = {{3, 2, 4, 5}, {5, 9, 1, 20}, {7, 1, 3, 17}, {2, 17, 33, 40}, {4, 3, 0, 1}};
   for (int rank = 0; rank < bptt_variant_count(); rank++) {
-    bptt_use_variant(bptt_variant_name(rank));
+    if (bptt_use_variant(bptt_variant_name(rank)) != BPTT_OK)
+      continue; /* the system refuses it to this process */
     for (int n = 0; n < (int)(sizeof cells / sizeof cells[0]); n++)
       for (int shape = 0; shape < (int)(sizeof shapes / sizeof shapes[0]); shape++)
         for (int dtype = BPTT_F32; dtype <= BPTT_F64; dtype++)
