@@ -214,6 +214,14 @@ cdef double work_of(const bptt_problem *p) noexcept:
     return 8.0 * p.T * p.B * p.H * (p.I + p.H)
 
 
+cdef int64_t plan(bptt_problem *p, bptt_op op) except -1:
+    """Take over the hint, and return how many bytes of workspace there must be."""
+    cdef int64_t nbytes = 0
+    p.split, p.hoist = hint.split, hint.hoist
+    raise_status(bptt_workspace(p, op, &nbytes))
+    return nbytes
+
+
 @cython.final
 cdef class Call:
     """A call with its arguments checked and in place, which run() runs, once."""
@@ -224,13 +232,6 @@ cdef class Call:
 
     def __init__(self):
         raise TypeError("Call objects are made by forward_call() and backward_call()")
-
-    cdef int64_t plan(self) except -1:
-        """Take over the hint, and return how many bytes of workspace there must be."""
-        cdef int64_t nbytes = 0
-        self.p.split, self.p.hoist = hint.split, hint.hoist
-        raise_status(bptt_workspace(&self.p, self.op, &nbytes))
-        return nbytes
 
 
 @cython.final
@@ -281,11 +282,11 @@ cdef double place(object given, bptt_stage *stage, int64_t *nbytes) except -1:
     if first is None or (second is not None and second.op != first.op):
         raise ValueError("stages: expected moves, calls and pairs of calls of a kind")
     stage.op, stage.first = first.op, &first.p
-    nbytes[0] = max(nbytes[0], first.plan())
+    nbytes[0] = max(nbytes[0], plan(&first.p, first.op))
     if second is None:
         return work_of(&first.p)
     stage.second = &second.p
-    nbytes[1] = max(nbytes[1], second.plan())
+    nbytes[1] = max(nbytes[1], plan(&second.p, second.op))
     return work_of(&first.p) + work_of(&second.p)
 
 
@@ -381,7 +382,7 @@ cdef int fill_forward(bptt_problem *p, x, h_0, c_0, output, h_n, c_n, cells, gat
         p.x = take_rows(x, number_of(p.dtype), p.T, p.B, p.I, "x", &p.x_step, &p.x_row)
     else:
         p.x = take(x, p.dtype, p.T * p.B * p.I, "x")
-    p.h_0, p.c_0 = take(h_0, p.dtype, row, "h_0"), take(c_0, p.dtype, state, "c_0")
+    fill_states(p, 1, h_0, c_0)
     p.output = take(output, p.dtype, p.T * row, "output")
     p.h_n, p.c_n = take(h_n, p.dtype, row, "h_n"), take(c_n, p.dtype, state, "c_n")
     p.cells, p.gates = take(cells, p.dtype, p.T * state, "cells"), take(gates, p.dtype, 4 * p.T * state, "gates")
@@ -537,7 +538,7 @@ cdef int run_layers(bptt_problem *p, int64_t L, bptt_op op, const bptt_move *bef
     cdef bptt_stage *stages = <bptt_stage *>(p + L)
     cdef bptt_stage *stage = stages
     cdef Block workspace
-    cdef int64_t n, nbytes = 0, most = 0
+    cdef int64_t n, most = 0
     cdef double work = 0
     if p.B == 0:
         return 0  # there is nothing to fill, however many steps
@@ -548,13 +549,11 @@ cdef int run_layers(bptt_problem *p, int64_t L, bptt_op op, const bptt_move *bef
     for n in range(L):
         stage.op, stage.first = op, p + (n if op == BPTT_FORWARD else L - 1 - n)
         stage += 1
-        p[n].split, p[n].hoist = hint.split, hint.hoist
-        raise_status(bptt_workspace(p + n, op, &nbytes))
-        most, work = max(most, nbytes), work + work_of(p + n)
+        most, work = max(most, plan(p + n, op)), work + work_of(p + n)
     workspace = take_block(most)
     for n in range(L):
         lend(p + n, workspace)
-    if after.to != NULL:
+    if after != NULL and after.to != NULL:
         stage.op, stage.move = BPTT_MOVE, after
         stage += 1
     return carry_out(stages, stage - stages, work)
@@ -581,7 +580,7 @@ def forward_layers(Cell cell, int threads, list parameters, list packs, x, h_0, 
     """
     cdef bptt_problem *p
     cdef bptt_problem *q
-    cdef bptt_move before, after
+    cdef bptt_move before
     cdef Block block = layers_of(cell, threads, parameters, packs, x, &p), between = None
     cdef int64_t n, L = len(parameters if packs is None else packs), T = p.T, B = p.B, H = p.H, W = width(p)
     cdef int64_t nbytes = real_bytes(p)
@@ -598,7 +597,6 @@ def forward_layers(Cell cell, int threads, list parameters, list packs, x, h_0, 
     fill_states(p, L, h_0, c_0)
     p.x = take(x, p.dtype, T * B * p.I, "x")
     fill_move(&before, p, p.I, NULL, p.x, places, False)
-    fill_move(&after, p, 0, NULL, NULL, NULL, False)
     if keep:
         hidden = array_of(p, 4, L, T, B, W)
         output = hidden[L - 1] if order is None else array_of(p, 3, T, B, W)
@@ -623,7 +621,7 @@ def forward_layers(Cell cell, int threads, list parameters, list packs, x, h_0, 
         q.copy, q.copy_order = data_of(output), places
     if not keep:
         q.output = data_of(output) if order is None else NULL
-    run_layers(p, L, BPTT_FORWARD, &before, &after)
+    run_layers(p, L, BPTT_FORWARD, &before, NULL)
     return output, h_n, c_n, x if keep else None, hidden, cells, gates
 
 
