@@ -8,10 +8,14 @@
  *
  * Tiles have 16 rows of 16 pairs of numbers, and 16 rows of 16 sums. One step takes DEEP numbers of a row: pair n is
  * number n and number n + 16, on both sides. The order of a sum, whatever the shape: steps from the first to the last,
- * in each the six products of pieces (high, low), (high, middle), (high, high), (middle, high), (middle, middle), (low,
- * high). In each of these the processor goes through the first numbers of all pairs in one chain of fused multiply-adds
- * from zero, through the second ones in another, and adds the two, and then that to the sum. What is below 2^-126 on
- * the way, a product too, counts as zero.
+ * in each the six products of pieces (high, low), (high, middle), (middle, middle), (middle, high), (low, high), (high,
+ * high): from one to the next one side changes. In each of these the processor goes through the first numbers of all
+ * pairs in one chain of fused multiply-adds from zero, through the second ones in another, and adds the two, and then
+ * that to the sum. What is below 2^-126 on the way, a product too, counts as zero.
+ *
+ * Four products of tiles take 64 cycles and a dozen instructions; the core has nothing else to do meanwhile, but looks
+ * no further ahead than two or three such groups. So packing what comes next and putting sums away are cut into units
+ * of some sixty instructions, which follow one group each: docs/performance.md, "Products in pieces".
  */
 #include "inlining.h"
 #include "tiles.h"
@@ -24,125 +28,199 @@
 #define NAME(op) PASTE(op, _f32)
 #include "vec.inc.h"
 
-typedef uint32_t uvec __attribute__((vector_size(VEC_BYTES)));
-typedef uint32_t uvec_any __attribute__((vector_size(VEC_BYTES), aligned(4), may_alias));
+#include "pieces.inc.h"
 
 enum {
-  SIDE = 16, /* rows and columns of a tile of sums */
-  DEEP = 32,
-  TILE = 1024, /* bytes */
-  STACK = 3 * TILE, /* three pieces */
-  /* What goes through the left side at once stays in the L1; sums are put away between. 512 tokens of 1024 gates by
-   * 256 columns: 782 us; with 128 tokens 899, with all 879. */
-  AT_ONE_TIME = 64,
   MOST_DEEP = 512, /* of the right side, which stays in the L2 with so many */
-  MOST_STRIPS = 8
+  MOST_STRIPS = 8, /* to which the left side is packed once */
+  BAND = 2 * SIDE, /* rows of the left side at once */
+  GROUPS = 6, /* of four products in a step */
+  LEAVE_UNITS = 4, /* that put away the sums of a band and a strip; as many ask for where they go */
+  LEAVE_ROWS = BAND / LEAVE_UNITS
 };
 
-/* Columns of rows, at most BPTT_STRIP of them from `column` on, and where they stand packed: [step][piece][tile][16][16
- * pairs]. */
+/* What stands in a tile of the right side, `lanes` columns of rows. */
 typedef struct {
   const float *const *rows;
   float *dw; /* of outer() */
   int64_t width, column;
+  int lanes;
+} columns;
+
+/* One or two tiles side by side, of one array or of two, and where they stand packed: [step][piece][tile][16][16
+ * pairs]. */
+typedef struct {
+  columns of[2];
   int tiles;
   char *packed;
-  float *sums; /* [row][tiles][16] of the left side's rows */
+  float *sums; /* [row][tiles][16] of a band of the left side */
 } strip;
 
-INLINE uvec upper(uvec a) {
-  return a & 0xFFFF0000u;
+/* All of a left side against a group of strips. */
+typedef struct {
+  const strip *strips;
+  int count;
+  range rows; /* of the left side */
+  int64_t depth;
+  char *bands; /* where two of them are packed in turn, each like a strip */
+  /* against(): numbers of a row from `first` on */
+  const bptt_against *against;
+  int64_t first;
+  /* outer() */
+  const float *const *dz;
+  int64_t offset;
+  int fresh;
+  float *bias;
+  vec squares[2][SIDE], totals[2];
+  /* What is to be done between products: a share of `units` after each of `groups`. */
+  int units, groups, due;
+  const strip *full; /* whose sums, of the band at `full_row`, are asked for and put away in so many units */
+  int64_t full_row;
+  int full_units;
+  int64_t next; /* row of the band that is packed, and where; a tile after the other, step by step */
+  char *to;
+  int tile, tile_unit;
+} sweep;
+
+/* Of a sum over no numbers, too. */
+static int steps_of(int64_t depth) {
+  return (int)max_i64(1, ceil_div(depth, DEEP));
 }
 
-/* Pairs of two vectors, in three pieces: rounded, what is left rounded, and the rest, which has 8 bits. An infinity or
- * NaN leaves NaN. */
-INLINE void split(char *to, int64_t apart, vec a, vec b) {
-  const uvec high_a = upper((uvec)a + 0x8000u), high_b = upper((uvec)b + 0x8000u);
-  a -= (vec)high_a, b -= (vec)high_b;
-  const uvec middle_a = upper((uvec)a + 0x8000u), middle_b = upper((uvec)b + 0x8000u);
-  a -= (vec)middle_a, b -= (vec)middle_b;
-  *(uvec_any *)to = high_a >> 16 | high_b;
-  *(uvec_any *)(to + apart) = middle_a >> 16 | middle_b;
-  *(uvec_any *)(to + 2 * apart) = (uvec)a >> 16 | upper((uvec)b);
+static int tiles_of(int64_t numbers) {
+  return numbers > SIDE ? 2 : 1;
 }
 
-/* One tile of the right side in three pieces: 32 rows, of which `depth` are there. */
-INLINE void pack_tile(char *to, int64_t apart, const float *const *rows, int64_t depth, int64_t column, int lanes) {
-  if (depth >= DEEP && lanes >= SIDE) {
-    for (int n = 0; n < SIDE; n++)
-      split(to + n * VEC_BYTES, apart, vload(rows[n] + column), vload(rows[n + SIDE] + column));
-    return;
-  }
-  for (int n = 0; n < SIDE; n++) {
-    const vec a = n < depth ? vload_n(rows[n] + column, lanes) : (vec){0};
-    split(to + n * VEC_BYTES, apart, a, n + SIDE < depth ? vload_n(rows[n + SIDE] + column, lanes) : (vec){0});
-  }
+static int band_rows(const sweep *s, int64_t row) {
+  return (int)min_i64(BAND, s->rows.end - row);
+}
+
+/* Bytes of a band or a strip, packed. */
+static int64_t packed_bytes(int64_t depth) {
+  return steps_of(min_i64(depth, MOST_DEEP)) * 2 * STACK;
 }
 
 /* The right side: `depth` rows at the columns of some strips, step by step through all of them, as rows may be pages
  * apart. Backward of 50,8,512,2048 with P = 512 takes 3 to 7 % less than strip by strip. */
 NOINLINE void pack_strips(const strip *strips, int count, int64_t depth) {
-  for (int64_t k = 0; k < depth; k += DEEP)
-    for (const strip *s = strips; s < strips + count; s++) {
-      char *to = s->packed + k / DEEP * s->tiles * STACK;
-      for (int tile = 0; tile < s->tiles; tile++) {
-        const int64_t column = s->column + tile * SIDE;
-        pack_tile(to + tile * TILE, s->tiles * TILE, s->rows + k, depth - k, column,
-                  (int)min_i64(SIDE, s->width - column));
-      }
-    }
+  for (int step = 0; step < steps_of(depth); step++)
+    for (const strip *s = strips; s < strips + count; s++)
+      for (int n = 0; n < s->tiles; n++)
+        pack_tile(s->packed + step * s->tiles * STACK + n * TILE, s->tiles * TILE, s->of[n].rows + step * DEEP,
+                  depth - step * DEEP, s->of[n].column, s->of[n].lanes);
 }
 
-/* The left side, 16 gates over at most AT_ONE_TIME tokens: [step][piece][tile][16][16 pairs], one of so many tiles.
- * Adds the numbers of each gate to `sum`. */
-NOINLINE void pack_turned(char *to, int tiles, const float *const *dz, int64_t column, int64_t depth, vec *sum) {
-  vec total = *sum;
-  for (int64_t k = 0; k < depth; k += DEEP, to += tiles * STACK) {
-    vec square[2][SIDE];
-    if (k + DEEP <= depth) {
-      UNROLL for (int n = 0; n < SIDE; n++) square[0][n] = vload(dz[k + n] + column);
-      UNROLL for (int n = 0; n < SIDE; n++) total += square[0][n];
-      vtranspose(square[0]);
-      UNROLL for (int n = 0; n < SIDE; n++) square[1][n] = vload(dz[k + SIDE + n] + column);
-      UNROLL for (int n = 0; n < SIDE; n++) total += square[1][n];
-      vtranspose(square[1]);
-    } else {
-      for (int n = 0; n < DEEP; n++) {
-        square[n / SIDE][n % SIDE] = k + n < depth ? vload(dz[k + n] + column) : (vec){0};
-        if (k + n < depth)
-          total += square[n / SIDE][n % SIDE];
-      }
-      vtranspose(square[0]);
-      vtranspose(square[1]);
-    }
-    UNROLL for (int n = 0; n < SIDE; n++) split(to + n * VEC_BYTES, tiles * TILE, square[0][n], square[1][n]);
-  }
-  *sum = total;
+/* Starts with the band at `row`; how many units pack it. */
+static int start_band(sweep *s, int64_t row, char *to) {
+  const int tiles = row < s->rows.end ? tiles_of(band_rows(s, row)) * steps_of(s->depth) : 0;
+  s->next = row, s->to = to, s->tile = s->tile_unit = 0;
+  return tiles * (s->against ? STRAIGHT_UNITS : TURNED_UNITS);
 }
 
-/* The left side, at most 16 rows of numbers [k, k + depth), likewise. */
-NOINLINE void pack_straight(char *to, int tiles, const float *const *rows, int count, int64_t k, int64_t depth) {
-  for (int n = 0; n < count; n++) {
-    const float *from = rows[n] + k;
-    char *at = to + n * VEC_BYTES;
-    for (int64_t left = depth; left > 0; left -= DEEP, from += DEEP, at += tiles * STACK) {
-      vec a, b = {0};
-      if (left >= DEEP) {
-        a = vload(from), b = vload(from + SIDE);
-      } else {
-        a = vload_n(from, (int)min_i64(SIDE, left));
-        if (left > SIDE)
-          b = vload_n(from + SIDE, (int)(left - SIDE));
-      }
-      split(at, tiles * TILE, a, b);
-    }
+static void outer_unit(sweep *s, int unit, char *to, int64_t apart, int n, int64_t row, int64_t k) {
+  const int64_t depth = s->depth - k;
+  vec *total = &s->totals[n];
+  if (k == 0 && unit == 0)
+    *total = (vec){0};
+  pack_turned(unit, to, apart, s->dz + k, depth, s->offset + row, s->squares, total);
+  if (s->bias && unit == 1 && depth <= DEEP) {
+    const int lanes = (int)min_i64(SIDE, s->rows.end - row);
+    vstore_n(s->bias + row, s->fresh ? *total : vload_n(s->bias + row, lanes) + *total, lanes);
   }
+  /* The same of the band after it is asked for, as its lines lie far apart. */
+  if (unit >= 2 && row + BAND < s->rows.end) {
+    const int each = DEEP / STRAIGHT_UNITS, from = (unit - 2) * each;
+    for (int64_t t = k + from; t < k + min_i64(from + each, depth); t++)
+      __builtin_prefetch(s->dz[t] + s->offset + row + BAND, 0, 2);
+  }
+}
+
+static void band_unit(sweep *s) {
+  const int tiles = tiles_of(band_rows(s, s->next)), n = s->tile & (tiles - 1), step = s->tile >> (tiles - 1);
+  const int64_t apart = tiles * TILE, row = s->next + n * SIDE, k = step * DEEP;
+  const int unit = s->tile_unit++, units = s->against ? STRAIGHT_UNITS : TURNED_UNITS;
+  char *to = s->to + step * tiles * STACK + n * TILE;
+  if (s->tile_unit == units)
+    s->tile_unit = 0, s->tile++;
+  if (s->against)
+    pack_straight(unit, to, apart, s->against->a + row, (int)min_i64(SIDE, s->rows.end - row), s->first + k,
+                  s->depth - k);
+  else
+    outer_unit(s, unit, to, apart, n, row, k);
+}
+
+/* Where sums of a tile go: row `row` of the result, from the tile's first column on. */
+INLINE float *result_row(const sweep *s, const columns *of, int64_t row) {
+  return (s->against ? s->against->to[row] : of->dw + row * of->width) + of->column;
+}
+
+/* Asks for the lines that sums will be added to, to write them: where blocks are truncated another thread has read them
+ * since, to add them up. Then 1250 us in place of 1370 at RNN 100,32,128,128, truncated to 10; __builtin_prefetch()
+ * would only ask to read. */
+static void ask_rows(const sweep *s, int begin, int rows) {
+  for (int n = 0; n < s->full->tiles; n++)
+    for (int r = begin; r < begin + rows; r++)
+      __asm__ volatile("prefetchw (%0)" : : "r"(result_row(s, &s->full->of[n], s->full_row + r)));
+}
+
+/* Some rows of a tile, `pitch` apart. */
+INLINE void leave_tile(int lanes, int adds, const sweep *s, const columns *of, int64_t row, int rows, const float *sums,
+                       int64_t pitch) {
+  for (int r = 0; r < rows; r++, sums += pitch) {
+    float *to = result_row(s, of, row + r);
+    vstore_n(to, adds ? vload_n(to, lanes) + vload(sums) : vload(sums), lanes);
+  }
+}
+
+static void leave_rows(const sweep *s, int begin, int rows) {
+  const int tiles = s->full->tiles, adds = !s->against && !s->fresh;
+  const int64_t row = s->full_row + begin, pitch = tiles * SIDE;
+  for (int n = 0; n < tiles; n++) {
+    const columns of = s->full->of[n];
+    const float *sums = s->full->sums + begin * pitch + n * SIDE;
+    if (of.lanes == SIDE && adds)
+      leave_tile(SIDE, 1, s, &of, row, rows, sums, pitch);
+    else if (of.lanes == SIDE)
+      leave_tile(SIDE, 0, s, &of, row, rows, sums, pitch);
+    else
+      leave_tile(of.lanes, adds, s, &of, row, rows, sums, pitch);
+  }
+}
+
+/* Units are counted down: those that ask, and those that leave. */
+static void full_unit(sweep *s) {
+  const int n = --s->full_units, begin = n % LEAVE_UNITS * LEAVE_ROWS;
+  const int rows = (int)min_i64(LEAVE_ROWS, band_rows(s, s->full_row) - begin);
+  if (n < LEAVE_UNITS)
+    leave_rows(s, begin, rows);
+  else
+    ask_rows(s, begin, rows);
+}
+
+NOINLINE void work_unit(sweep *s) {
+  if (s->full_units > 0)
+    full_unit(s);
+  else
+    band_unit(s);
+}
+
+INLINE void work_on(sweep *s) {
+  for (s->due += s->units; s->due >= s->groups; s->due -= s->groups)
+    work_unit(s);
+}
+
+/* Sums that go on, from where they were left. */
+static void enter_rows(const sweep *s, const strip *strip, int64_t row, int rows) {
+  for (int n = 0; n < strip->tiles; n++)
+    for (int r = 0; r < rows; r++)
+      vstore(strip->sums + (r * strip->tiles + n) * SIDE,
+             vload_n(result_row(s, &strip->of[n], row + r), strip->of[n].lanes));
 }
 
 /* `steps` steps of M tiles of rows against N tiles of columns; goes_on: onto what stands there. GCC takes a load of a
  * tile for one without effect on memory, and may move what is written past it; some of its headers put a pointer
  * behind a cast without parentheses. */
-INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, const char *b, int64_t steps) {
+INLINE void tile_sums(int M, int N, sweep *s, float *sums, int goes_on, const char *a, const char *b, int steps) {
 #define LEFT(piece)                                                                                                    \
   do {                                                                                                                 \
     _tile_loadd(4, (a + (piece) * M * TILE), 64);                                                                      \
@@ -164,6 +242,7 @@ INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, con
       _tile_dpbf16ps(2, 5, 6);                                                                                         \
     if (M > 1 && N > 1)                                                                                                \
       _tile_dpbf16ps(3, 5, 7);                                                                                         \
+    work_on(s);                                                                                                        \
   } while (0)
   __asm__ volatile("" : : : "memory");
   float *below = sums + SIDE * SIDE * N;
@@ -187,14 +266,13 @@ INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, con
     PRODUCT;
     RIGHT(1);
     PRODUCT;
-    RIGHT(0);
-    PRODUCT;
     LEFT(1);
     PRODUCT;
-    RIGHT(1);
+    RIGHT(0);
     PRODUCT;
     LEFT(2);
-    RIGHT(0);
+    PRODUCT;
+    LEFT(0);
     PRODUCT;
   }
   _tile_stored(0, sums, N * 64);
@@ -210,16 +288,51 @@ INLINE void tile_sums(int M, int N, float *sums, int goes_on, const char *a, con
 #undef PRODUCT
 }
 
-NOINLINE void strip_sums(int rows, const strip *s, int goes_on, const char *a, int64_t step, int64_t steps) {
-  const char *b = s->packed + step * s->tiles * STACK;
-  if (rows > SIDE && s->tiles > 1)
-    tile_sums(2, 2, s->sums, goes_on, a, b, steps);
+NOINLINE void strip_sums(sweep *s, const strip *strip, int rows, int goes_on, const char *a) {
+  const int steps = steps_of(s->depth);
+  if (rows > SIDE && strip->tiles > 1)
+    tile_sums(2, 2, s, strip->sums, goes_on, a, strip->packed, steps);
   else if (rows > SIDE)
-    tile_sums(2, 1, s->sums, goes_on, a, b, steps);
-  else if (s->tiles > 1)
-    tile_sums(1, 2, s->sums, goes_on, a, b, steps);
+    tile_sums(2, 1, s, strip->sums, goes_on, a, strip->packed, steps);
+  else if (strip->tiles > 1)
+    tile_sums(1, 2, s, strip->sums, goes_on, a, strip->packed, steps);
   else
-    tile_sums(1, 1, s->sums, goes_on, a, b, steps);
+    tile_sums(1, 1, s, strip->sums, goes_on, a, strip->packed, steps);
+}
+
+/* The band at `row`, packed at `left`, against all strips, while the next one is packed. */
+static void sweep_band(sweep *s, int64_t row, const char *left, char *next) {
+  const int rows = band_rows(s, row), goes_on = s->against && s->first > 0, all = start_band(s, row + BAND, next);
+  int tiles = 0, done = 0;
+  for (int n = 0; n < s->count; n++)
+    tiles += s->strips[n].tiles;
+  for (int n = 0; n < s->count; n++) {
+    const strip *strip = &s->strips[n];
+    for (; goes_on && s->full == strip && s->full_units > 0;) /* the only one */
+      full_unit(s);
+    if (goes_on)
+      enter_rows(s, strip, row, rows);
+    const int share = all * (done + strip->tiles) / tiles - all * done / tiles;
+    s->units = s->full_units + share;
+    done += strip->tiles;
+    s->groups = GROUPS * steps_of(s->depth), s->due = 0;
+    strip_sums(s, strip, rows, goes_on, left);
+    s->full = strip, s->full_row = row, s->full_units = s->against ? LEAVE_UNITS : 2 * LEAVE_UNITS;
+  }
+  for (int n = 0; s->count == 0 && n < all; n++)
+    band_unit(s);
+}
+
+static void sweep_run(sweep *s) {
+  char *left[2] = {s->bands, s->bands + packed_bytes(s->depth)};
+  int turn = 0;
+  pack_strips(s->strips, s->count, s->depth);
+  for (int units = start_band(s, s->rows.begin, left[0]); units > 0; units--)
+    band_unit(s);
+  for (int64_t row = s->rows.begin; row < s->rows.end; row += BAND, turn ^= 1)
+    sweep_band(s, row, left[turn], left[turn ^ 1]);
+  while (s->full_units > 0)
+    full_unit(s);
 }
 
 static void tiles_on(void) {
@@ -231,168 +344,69 @@ static void tiles_on(void) {
   _tile_loadconfig(&all);
 }
 
-/* Of what is packed, and of the sums behind it. */
-static int64_t packed_bytes(int64_t depth) {
-  return ceil_div(min_i64(depth, MOST_DEEP), DEEP) * 2 * STACK;
-}
-
-/* Ten lines more, or those of all strips would go into the same sets of the L1. */
+/* Of a strip and the sums behind it. Ten lines more, or those of all strips would go into the same sets of the L1. */
 static int64_t strip_bytes(int64_t depth) {
-  return packed_bytes(depth) + 4 * SIDE * SIDE * (int64_t)sizeof(float) + 640;
+  return packed_bytes(depth) + BAND * BPTT_STRIP * (int64_t)sizeof(float) + 640;
 }
 
 static int64_t room(int64_t columns, int64_t depth) {
-  /* Two arrays may each end in a strip of their own. */
-  return min_i64(MOST_STRIPS, ceil_div(columns, BPTT_STRIP) + 1) * strip_bytes(depth);
+  const int64_t tiles = ceil_div(columns, SIDE) + 1; /* two arrays may each end in a tile of their own */
+  return 2 * packed_bytes(depth) + min_i64(MOST_STRIPS, ceil_div(tiles, 2)) * strip_bytes(depth);
 }
 
-/* The n-th strip of a group, from some column on. */
-static strip strip_at(const float *const *rows, int64_t width, int64_t column, int64_t depth, char *room, int n) {
-  char *packed = room + n * strip_bytes(depth);
-  return (strip){.rows = rows,
-                 .width = width,
-                 .column = column,
-                 .tiles = width - column > SIDE ? 2 : 1,
-                 .packed = packed,
-                 .sums = (float *)(packed + packed_bytes(depth))};
-}
-
-/* Asks for the lines of a strip's sums, to write them: where blocks are truncated another thread has read them since,
- * to add them up. Then 1250 us in place of 1370 at RNN 100,32,128,128, truncated to 10; __builtin_prefetch() would only
- * ask to read. */
-static void ask_sums(const strip *s, int64_t row, int rows) {
-  const float *dw = s->dw + row * s->width + s->column;
-  for (int r = 0; r < rows; r++, dw += s->width)
-    for (int tile = 0; tile < s->tiles; tile++)
-      __asm__ volatile("prefetchw (%0)" : : "r"(dw + tile * SIDE));
-}
-
-/* Sums of a strip, for some rows from `row` on, to where they belong. */
-static void leave_sums(const strip *s, int64_t row, int rows, int fresh) {
-  const int64_t width = s->width;
-  const float *from = s->sums;
-  for (int r = 0; r < rows; r++)
-    for (int tile = 0; tile < s->tiles; tile++, from += SIDE) {
-      const int64_t at = s->column + tile * SIDE;
-      float *to = s->dw + (row + r) * width + at;
-      if (width - at >= SIDE) {
-        vstore(to, fresh ? vload(from) : vload(to) + vload(from));
-      } else {
-        const int lanes = (int)(width - at);
-        vstore_n(to, fresh ? vload(from) : vload_n(to, lanes) + vload(from), lanes);
-      }
+/* Takes as many tiles of an array, from some column on, as fill up the strips of a group; how many columns they have.
+ */
+static int64_t fill_strips(sweep *s, strip *strips, columns of, int64_t end) {
+  const int64_t begin = of.column;
+  for (; of.column < end; of.column += SIDE) {
+    if (s->count == 0 || strips[s->count - 1].tiles == 2) {
+      if (s->count == MOST_STRIPS)
+        break;
+      char *packed = s->bands + 2 * packed_bytes(s->depth) + s->count * strip_bytes(s->depth);
+      strips[s->count++] = (strip){.packed = packed, .sums = (float *)(packed + packed_bytes(s->depth))};
     }
-}
-
-/* The gates against a group of strips. What comes next from dz, strided as it is, is asked for a part at a time while
- * tiles multiply, and so are the sums. */
-static void outer_group(const strip *strips, int count, range gates, int fresh, const float *const *dz, int64_t offset,
-                        int64_t depth, float *bias) {
-  char a[AT_ONE_TIME / DEEP * 2 * STACK] __attribute__((aligned(64)));
-  pack_strips(strips, count, depth);
-  for (int64_t row = gates.begin; row < gates.end; row += 2 * SIDE) {
-    const int rows = (int)min_i64(2 * SIDE, gates.end - row), tiles = rows > SIDE ? 2 : 1;
-    vec sum[2] = {{0}};
-    int64_t k = 0;
-    do { /* once also over no tokens */
-      const int64_t now = min_i64(AT_ONE_TIME, depth - k), last = k + AT_ONE_TIME >= depth;
-      for (int tile = 0; tile < tiles; tile++)
-        pack_turned(a + tile * TILE, tiles, dz + k, offset + row + tile * SIDE, now, &sum[tile]);
-      const float *const *next = dz + (last ? 0 : k + AT_ONE_TIME);
-      const int64_t next_row = last ? row + 2 * SIDE : row;
-      const int64_t lines = next_row < gates.end ? min_i64(AT_ONE_TIME, depth - (next - dz)) : 0;
-      for (int n = 0; n < count; n++) {
-        if (last)
-          ask_sums(&strips[n], row, rows);
-        for (int64_t t = n * lines / count; t < (n + 1) * lines / count; t++) {
-          __builtin_prefetch(next[t] + offset + next_row, 0, 2);
-          __builtin_prefetch(next[t] + offset + next_row + SIDE, 0, 2);
-        }
-        strip_sums(rows, &strips[n], k > 0, a, k / DEEP, ceil_div(now, DEEP));
-      }
-      k += AT_ONE_TIME;
-    } while (k < depth);
-    for (int n = 0; n < count; n++)
-      leave_sums(&strips[n], row, rows, fresh);
-    for (int tile = 0; bias && tile < tiles; tile++) {
-      const int lanes = (int)min_i64(SIDE, rows - tile * SIDE);
-      float *to = bias + row + tile * SIDE;
-      vstore_n(to, fresh ? sum[tile] : vload_n(to, lanes) + sum[tile], lanes);
-    }
+    strip *last = &strips[s->count - 1];
+    of.lanes = (int)min_i64(SIDE, end - of.column);
+    last->of[last->tiles++] = of;
   }
+  return min_i64(of.column, end) - begin;
 }
 
 static void outer(const bptt_outer *to, int count, range gates, int fresh, const float *const *dz, int64_t offset,
                   int64_t depth, float *bias, void *room) {
   strip strips[MOST_STRIPS];
+  sweep s = {.strips = strips, .rows = gates, .depth = depth, .bands = room};
+  s.dz = dz, s.offset = offset, s.fresh = fresh, s.bias = bias;
   tiles_on();
-  int filled = 0;
   for (int n = 0; n < count; n++)
-    for (int64_t column = 0; column < to[n].width; column += BPTT_STRIP) {
-      strips[filled] = strip_at(to[n].rows, to[n].width, column, depth, room, filled);
-      strips[filled].dw = to[n].dw;
-      if (++filled < MOST_STRIPS)
+    for (int64_t column = 0; column < to[n].width;) {
+      column += fill_strips(&s, strips, (columns){to[n].rows, to[n].dw, to[n].width, column, 0}, to[n].width);
+      if (column == to[n].width && n + 1 < count)
         continue;
-      outer_group(strips, filled, gates, fresh, dz, offset, depth, bias);
-      filled = 0, bias = NULL;
+      sweep_run(&s);
+      s.count = 0, s.bias = NULL;
     }
-  if (filled || bias) /* also of no columns */
-    outer_group(strips, filled, gates, fresh, dz, offset, depth, bias);
+  if (s.count || s.bias) /* also of no columns */
+    sweep_run(&s);
   _tile_release();
 }
 
-/* Between the sums of a strip and rows of the result. */
-static void move_sums(const strip *s, const bptt_against *p, int64_t row, int rows, int in) {
-  float *sums = s->sums;
-  for (int r = 0; r < rows; r++)
-    for (int tile = 0; tile < s->tiles; tile++, sums += SIDE) {
-      const int64_t at = s->column + tile * SIDE;
-      const int lanes = (int)min_i64(SIDE, p->width - at);
-      float *to = p->to[row + r] + at;
-      if (in)
-        vstore(sums, vload_n(to, lanes));
-      else
-        vstore_n(to, vload(sums), lanes);
-    }
-}
-
-/* All rows against numbers [first, first + depth) of a group of strips. */
-static void against_group(const bptt_against *p, const strip *strips, int count, int64_t first, int64_t depth) {
-  char a[AT_ONE_TIME / DEEP * 2 * STACK] __attribute__((aligned(64)));
-  for (int64_t row = 0; row < p->count; row += 2 * SIDE) {
-    const int rows = (int)min_i64(2 * SIDE, p->count - row), tiles = rows > SIDE ? 2 : 1;
-    for (int n = 0; n < count && first > 0; n++)
-      move_sums(&strips[n], p, row, rows, 1);
-    for (int64_t k = 0; k < depth; k += AT_ONE_TIME) {
-      const int64_t now = min_i64(AT_ONE_TIME, depth - k);
-      for (int tile = 0; tile < tiles; tile++)
-        pack_straight(a + tile * TILE, tiles, p->a + row + tile * SIDE, (int)min_i64(SIDE, rows - tile * SIDE),
-                      first + k, now);
-      for (int n = 0; n < count; n++)
-        strip_sums(rows, &strips[n], first + k > 0, a, k / DEEP, ceil_div(now, DEEP));
-    }
-    for (int n = 0; n < count; n++)
-      move_sums(&strips[n], p, row, rows, 0);
-  }
-}
-
-static void against(const bptt_against *p, range columns, void *room) {
+static void against(const bptt_against *p, range columns_of, void *room) {
   const float *list[MOST_DEEP];
   strip strips[MOST_STRIPS];
   const int64_t depth = p->gates * p->H;
   tiles_on();
-  for (int64_t column = columns.begin; column < columns.end; column += MOST_STRIPS * BPTT_STRIP) {
-    const int count = (int)min_i64(MOST_STRIPS, ceil_div(columns.end - column, BPTT_STRIP));
+  for (int64_t column = columns_of.begin, n; column < columns_of.end; column += n) {
     for (int64_t first = 0; first < depth; first += MOST_DEEP) {
       const int64_t now = min_i64(MOST_DEEP, depth - first);
       for (int64_t k = 0; k < now; k++) {
         const int gate = (int)((first + k) / p->H);
         list[k] = p->weights + (p->block(gate) * p->H + (first + k) % p->H) * p->width;
       }
-      for (int n = 0; n < count; n++)
-        strips[n] = strip_at(list, p->width, column + n * BPTT_STRIP, depth, room, n);
-      pack_strips(strips, count, now);
-      against_group(p, strips, count, first, now);
+      sweep s = {.strips = strips, .rows = {0, p->count}, .depth = now, .bands = room};
+      s.against = p, s.first = first;
+      n = fill_strips(&s, strips, (columns){list, NULL, p->width, column, 0}, columns_of.end);
+      sweep_run(&s);
     }
   }
   _tile_release();
