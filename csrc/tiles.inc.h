@@ -32,7 +32,7 @@
 
 enum {
   MOST_DEEP = 512, /* of the right side, which stays in the L2 with so many */
-  MOST_STRIPS = 8, /* to which the left side is packed once */
+  MOST_STRIPS = 32, /* at once: for them the left side is packed once */
   BAND = 2 * SIDE, /* rows of the left side at once */
   GROUPS = 6, /* of four products in a step */
   LEAVE_UNITS = 4, /* that put away the sums of a band and a strip; as many ask for where they go */
@@ -59,7 +59,7 @@ typedef struct {
 /* All of a left side against a group of strips. */
 typedef struct {
   const strip *strips;
-  int count;
+  int count, most;
   range rows; /* of the left side */
   int64_t depth;
   char *bands; /* where two of them are packed in turn, each like a strip */
@@ -349,9 +349,19 @@ static int64_t strip_bytes(int64_t depth) {
   return packed_bytes(depth) + BAND * BPTT_STRIP * (int64_t)sizeof(float) + 640;
 }
 
+/* Eight strips of the deepest; of shorter ones as many as take no more. */
+static int64_t most_bytes(void) {
+  return 8 * strip_bytes(MOST_DEEP);
+}
+
+static int most_strips(int64_t depth) {
+  return (int)min_i64(MOST_STRIPS, most_bytes() / strip_bytes(depth));
+}
+
+/* Enough for fewer columns or less depth, too. */
 static int64_t room(int64_t columns, int64_t depth) {
   const int64_t tiles = ceil_div(columns, SIDE) + 1; /* two arrays may each end in a tile of their own */
-  return 2 * packed_bytes(depth) + min_i64(MOST_STRIPS, ceil_div(tiles, 2)) * strip_bytes(depth);
+  return 2 * packed_bytes(depth) + min_i64(most_bytes(), ceil_div(tiles, 2) * strip_bytes(depth));
 }
 
 /* Takes as many tiles of an array, from some column on, as fill up the strips of a group; how many columns they have.
@@ -360,7 +370,7 @@ static int64_t fill_strips(sweep *s, strip *strips, columns of, int64_t end) {
   const int64_t begin = of.column;
   for (; of.column < end; of.column += SIDE) {
     if (s->count == 0 || strips[s->count - 1].tiles == 2) {
-      if (s->count == MOST_STRIPS)
+      if (s->count == s->most)
         break;
       char *packed = s->bands + 2 * packed_bytes(s->depth) + s->count * strip_bytes(s->depth);
       strips[s->count++] = (strip){.packed = packed, .sums = (float *)(packed + packed_bytes(s->depth))};
@@ -375,7 +385,7 @@ static int64_t fill_strips(sweep *s, strip *strips, columns of, int64_t end) {
 static void outer(const bptt_outer *to, int count, range gates, int fresh, const float *const *dz, int64_t offset,
                   int64_t depth, float *bias, void *room) {
   strip strips[MOST_STRIPS];
-  sweep s = {.strips = strips, .rows = gates, .depth = depth, .bands = room};
+  sweep s = {.strips = strips, .most = most_strips(depth), .rows = gates, .depth = depth, .bands = room};
   s.dz = dz, s.offset = offset, s.fresh = fresh, s.bias = bias;
   tiles_on();
   for (int n = 0; n < count; n++)
@@ -396,14 +406,14 @@ static void against(const bptt_against *p, range columns_of, void *room) {
   strip strips[MOST_STRIPS];
   const int64_t depth = p->gates * p->H;
   tiles_on();
-  for (int64_t column = columns_of.begin, n; column < columns_of.end; column += n) {
+  for (int64_t column = columns_of.begin, n = 0; column < columns_of.end; column += n) {
     for (int64_t first = 0; first < depth; first += MOST_DEEP) {
       const int64_t now = min_i64(MOST_DEEP, depth - first);
       for (int64_t k = 0; k < now; k++) {
         const int gate = (int)((first + k) / p->H);
         list[k] = p->weights + (p->block(gate) * p->H + (first + k) % p->H) * p->width;
       }
-      sweep s = {.strips = strips, .rows = {0, p->count}, .depth = now, .bands = room};
+      sweep s = {.strips = strips, .most = most_strips(depth), .rows = {0, p->count}, .depth = now, .bands = room};
       s.against = p, s.first = first;
       n = fill_strips(&s, strips, (columns){list, NULL, p->width, column, 0}, columns_of.end);
       sweep_run(&s);

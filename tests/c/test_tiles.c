@@ -110,6 +110,15 @@ static void test_outer(const bptt_tiles *tiles, int64_t gates, int64_t depth, in
   done();
 }
 
+/* What a call of many columns and tokens needs is enough for one of fewer. */
+static void test_room(const bptt_tiles *tiles) {
+  for (int64_t columns = 1; columns < 1200; columns += 13)
+    for (int64_t depth = 1; depth <= MOST; depth++)
+      EXPECT(tiles->room(columns, depth) >= tiles->room(columns - 1, depth) &&
+                 tiles->room(columns, depth) >= tiles->room(columns, depth - 1),
+             "room for %d columns, %d deep", (int)columns, (int)depth);
+}
+
 static int64_t shift; /* block g of the weights is the one `shift` further on, round the end */
 static int blocks;
 
@@ -260,15 +269,20 @@ int main(void) {
     test_outer(variant->tiles, 1 + (n * 37) % 90, depths[n], 1 + n * 23 % 70, 1 + n * 51 % 100, n % 2);
     test_outer(variant->tiles, 96 - n, depths[n], 16 * (1 + n % 5), 32, !(n % 2));
   }
-  test_outer(variant->tiles, 40, 70, 300, 290, 0); /* more strips than a group has */
+  test_outer(variant->tiles, 40, 512, 300, 290, 0); /* more strips than a group has, of one array and of both */
+  test_outer(variant->tiles, 20, 70, 700, 590, 0);
   test_outer(variant->tiles, 40, 70, 0, 33, 1);
   test_outer(variant->tiles, 40, 70, 0, 0, 0); /* biases alone */
   test_outer(variant->tiles, 50, 88, 0, 0, 1);
-  test_outer(variant->tiles, 33, 40, 256, 0, 1); /* as many strips as a group has */
+  test_outer(variant->tiles, 33, 512, 256, 0, 1); /* as many strips as a group has */
+  test_outer(variant->tiles, 33, 512, 240, 30, 1);
+  test_outer(variant->tiles, 15, 40, 1024, 0, 0);
   static const int counts[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 65};
   for (int n = 0; n < (int)(sizeof counts / sizeof *counts); n++)
     test_against(variant->tiles, counts[n], 1 + n % 4, 1 + n * 29 % 80, 1 + n * 41 % 120);
   test_against(variant->tiles, 20, 4, 150, 300); /* more numbers, and columns, than at one time */
+  test_against(variant->tiles, 40, 1, 20, 1100);
+  test_room(variant->tiles);
   test_pieces(variant->tiles);
   test_average(variant->tiles);
   test_small(variant->tiles);
